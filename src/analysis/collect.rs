@@ -62,7 +62,7 @@ pub fn link_models(folder: &Path, nodes: &[NodeReport], store: &Store) -> Vec<an
 }
 
 /// Creates a symbolic link, or replaces an existing one.
-fn point(link: &Path, target: &Path) -> io::Result<()> {
+pub fn point(link: &Path, target: &Path) -> io::Result<()> {
     match symlink(target, link) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && link.is_symlink() => {
             fs::remove_file(link)?;

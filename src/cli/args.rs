@@ -8,6 +8,9 @@ use clap::Args;
 pub(crate) const CACHE_VARIABLE: &str = "TRIPLAY_CACHE";
 pub(crate) const DEFAULT_CACHE: &str = ".triplay";
 
+/// The environment variable that names the site file.
+const SITE_VARIABLE: &str = "TRIPLAY_SITE";
+
 /// A pipeline file and the parameters to change in it.
 #[derive(Args, Clone)]
 pub(crate) struct FileArgs {
@@ -22,6 +25,9 @@ pub(crate) struct FileArgs {
     /// Run the pipeline once with each of these seeds, in parallel [default: the seeds of the file]
     #[arg(long, value_delimiter = ',', value_name = "N,M,…", value_parser = seed)]
     pub seeds: Vec<u64>,
+    /// The site file, which says what this place has [default: triplay.yaml beside the pipeline]
+    #[arg(long, value_name = "FILE", env = SITE_VARIABLE)]
+    pub site: Option<PathBuf>,
 }
 
 /// The nodes of a pipeline that are meant.
@@ -54,7 +60,7 @@ pub(crate) struct RunArgs {
     /// Print one JSON object on standard output, and nothing else there
     #[arg(long)]
     pub json: bool,
-    /// The amount of the resource `cpu`, which limits how many nodes run in parallel [default: the number of cores]
+    /// How many of the resource `cpu` this run takes at most: how many nodes run in parallel [default: the number of cores]
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub jobs: Option<u32>,
     /// After a failure, continue with the nodes that do not depend on it
@@ -81,7 +87,13 @@ impl RunArgs {
     /// Those that run the file as it stands, with this cache.
     pub(crate) fn of(file: PathBuf, cache: PathBuf) -> RunArgs {
         RunArgs {
-            pipeline: FileArgs { file, settings: Vec::new(), ablations: Vec::new(), seeds: Vec::new() },
+            pipeline: FileArgs {
+                file,
+                settings: Vec::new(),
+                ablations: Vec::new(),
+                seeds: Vec::new(),
+                site: None,
+            },
             nodes: NodeArgs { targets: Vec::new(), force: Vec::new() },
             cache: CacheArgs { cache },
             json: false,

@@ -21,6 +21,7 @@ mod panel;
 mod pipeline;
 mod plan;
 mod progress;
+mod publish;
 mod query;
 mod registry;
 mod report;

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::args::{CacheArgs, DEFAULT_CACHE, FileArgs, NodeArgs, RunArgs};
 use super::ledger::{RUNNING, RunDisplay, RunProgress, last_line, summary};
+use super::publish::publish;
 use super::registry::registry;
 use super::stopped::stopped;
 use super::targets::targets;
@@ -21,7 +22,7 @@ use super::{compare, progress};
 use crate::analysis;
 use crate::data::RunMetricRow;
 use crate::engine::{
-    self, Graph, LoadOptions, Memory, NodeId, NodeReport, Plan, Program, Report, RunOptions, State,
+    self, Graph, LoadOptions, Memory, NodeId, NodeReport, Plan, Program, Report, RunOptions, Site, State,
 };
 use crate::exec::own_program;
 use crate::runs::{self, Machine, Run, RunFolder, RunRecord, digests};
@@ -38,7 +39,9 @@ pub(crate) fn load(
     if !args.settings.is_empty() && !args.file.exists() {
         check_stray_setting(&args.file.to_string_lossy())?;
     }
+    let site = site(args)?;
     let options = LoadOptions {
+        site: Some(&site),
         settings: &args.settings,
         ablations: &args.ablations,
         seeds: &args.seeds,
@@ -46,6 +49,12 @@ pub(crate) fn load(
         ..LoadOptions::default()
     };
     Ok(engine::load(&args.file, &options, &registry())?)
+}
+
+/// What this place has: the site file that is named, or the one beside the pipeline.
+pub(crate) fn site(args: &FileArgs) -> anyhow::Result<Site> {
+    let site = args.site.as_ref().map_or_else(|| Site::beside(&args.file), |path| Site::read(path));
+    Ok(site?)
 }
 
 /// An error if a word is a setting without its own `--set`. Outside of brackets, no name of a node has a `=`.
@@ -140,6 +149,9 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
         })
     {
         warn_trace(trace.as_ref().map_or(Ok(()), Trace::write));
+        // `publish` counts for no key: it may be new.
+        let unpublished = publish(&graph, &Run::read_nodes(&folder)?.0, &store, &folder);
+        unpublished.iter().for_each(|what| eprintln!("warning: {what}"));
         if !quiet {
             show_last_run(args, begun, &plan, &folder, record)?;
         }
@@ -160,7 +172,7 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
 
     let mut nodes: Vec<NodeReport> = Vec::new();
     let program = Some(Program { path: own_program().context("cannot find triplay's own file")? });
-    let options = RunOptions { keep_going: args.keep_going, program, check, ..jobs(args.jobs) };
+    let options = RunOptions { keep_going: args.keep_going, program, check, jobs: args.jobs };
     let plan = match plan.hold(cleaned, &root, &waiting) {
         Ok(plan) => plan,
         Err(error) => {
@@ -180,7 +192,7 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
         ledger.log_failure(&failure.node, format!("{:#}", failure.cause));
         eprintln!("error: {failure}");
     }
-    let CollectedFiles { metrics, files, missing } = collect_files(&store, &folder.path, &mut nodes);
+    let CollectedFiles { metrics, files, missing } = collect_files(&graph, &store, &folder.path, &mut nodes);
     warn_missing(&missing, &folder.path);
     let status = if report.failures.is_empty() { "done" } else { "failed" };
     let digest = report.failures.is_empty().then(|| digest_of(nodes.iter()));
@@ -224,11 +236,6 @@ fn keep_text(text: &str, kept: &Path) -> anyhow::Result<()> {
     // Never through a link that another user of a shared `results` folder made.
     let write = || File::create_new(kept)?.write_all(text.as_bytes());
     write().with_context(|| format!("cannot write {}", kept.display()))
-}
-
-fn jobs(jobs: Option<u32>) -> RunOptions {
-    let default = RunOptions::default();
-    RunOptions { jobs: jobs.unwrap_or(default.jobs), ..default }
 }
 
 /// Says on a terminal what to look at after a run.
@@ -354,7 +361,7 @@ struct CollectedFiles {
 
 /// Collects metrics and models in the run's folder, in the order of the graph. Errors go to `missing`, because they do not
 /// change the outcome of the nodes.
-fn collect_files(store: &Store, folder: &Path, nodes: &mut [NodeReport]) -> CollectedFiles {
+fn collect_files(graph: &Graph, store: &Store, folder: &Path, nodes: &mut [NodeReport]) -> CollectedFiles {
     nodes.sort_by_key(|node| node.index);
     let (mut metrics, mut missing) = (Vec::new(), Vec::new());
     for node in nodes.iter() {
@@ -372,6 +379,7 @@ fn collect_files(store: &Store, folder: &Path, nodes: &mut [NodeReport]) -> Coll
     }
     let unlinked = analysis::link_models(&folder.join("models"), nodes, store);
     missing.extend(unlinked.iter().map(|error| format!("{error:#}")));
+    missing.extend(publish(graph, nodes, store, folder));
     let files = digests(folder).unwrap_or_else(|error| {
         missing.push(format!("{error:#}"));
         BTreeMap::new()
@@ -480,6 +488,9 @@ fn command(args: &RunArgs) -> String {
     if !args.pipeline.seeds.is_empty() {
         let seeds: Vec<String> = args.pipeline.seeds.iter().map(u64::to_string).collect();
         command += &format!(" --seeds {}", seeds.join(","));
+    }
+    if let Some(site) = &args.pipeline.site {
+        command += &format!(" --site {}", quoted(&site.to_string_lossy()));
     }
     if args.cache.cache.as_os_str() != DEFAULT_CACHE {
         command += &format!(" --cache {}", args.cache.cache.display());

@@ -181,6 +181,32 @@ pub struct Policy {
     pub retry: Retry,
     /// The process that runs it.
     pub on: On,
+    /// Where its outputs appear in the run's folder besides, if the pipeline says so.
+    pub publish: Option<Publish>,
+}
+
+/// A place in the folder of a run at which the outputs of a stage appear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// Relative to `outputs/` and the rounds of the loops around the stage.
+    pub path: String,
+    /// Whether they are copies, and not links to the cache.
+    pub copy: bool,
+}
+
+impl Node {
+    /// The paths in the folder of a run at which outputs appear, with the indices of the outputs.
+    pub fn published(&self) -> Vec<(usize, String)> {
+        let Some(Publish { path, .. }) = &self.call.policy.publish else { return Vec::new() };
+        let around = self.name.rsplit_once('/').map_or(String::new(), |(around, _)| format!("{around}/"));
+        let results = self.call.outputs().iter().enumerate().filter(|(_, output)| !output.incidental);
+        results
+            .map(|(index, output)| {
+                let file = output.file.as_deref().unwrap_or(&output.name);
+                (index, format!("{around}{path}/{file}"))
+            })
+            .collect()
+    }
 }
 
 /// Where a stage is run.

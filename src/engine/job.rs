@@ -61,6 +61,9 @@ pub struct Job {
     /// The numbers of the GPUs that it has to itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<u32>,
+    /// The names of the host's units that it has to itself, the GPUs among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_units: Vec<String>,
 }
 
 /// The device and number type of models.

@@ -35,6 +35,7 @@ pub(crate) fn job_of_node<'a>(
         outputs: outputs.collect(),
         limits: Limits { timeout: call.policy.timeout, retry: call.policy.retry.clone() },
         devices: Vec::new(),
+        host_units: Vec::new(),
     })
 }
 

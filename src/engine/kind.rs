@@ -34,6 +34,8 @@ pub struct Output {
     pub evictable: bool,
     /// Describes the work, as a log does, and is not a result: it may differ between executions, and may be missing.
     pub incidental: bool,
+    /// The path at which a command writes it, in its folder, if that is not the name.
+    pub file: Option<String>,
 }
 
 impl Output {
@@ -44,6 +46,7 @@ impl Output {
             artifact: Cow::Borrowed(artifact),
             evictable: false,
             incidental: false,
+            file: None,
         }
     }
 
@@ -54,6 +57,7 @@ impl Output {
             artifact: Cow::Borrowed(artifact),
             evictable: true,
             incidental: false,
+            file: None,
         }
     }
 
@@ -64,6 +68,7 @@ impl Output {
             artifact: Cow::Borrowed(artifact),
             evictable: false,
             incidental: true,
+            file: None,
         }
     }
 }

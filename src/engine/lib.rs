@@ -34,17 +34,17 @@ pub use context::{Artifact, Context};
 pub use decision::{DECISION, stops, write_decision};
 pub use explain::{Change, What, differences};
 pub use grammar::{
-    Diagnostic, Diagnostics, Edge, EdgeRole, Frame, LoadOptions, Outline, OutlineNode, Shape, Tail, is_name,
-    load, nearest, outline, outline_unrolled, read_stage, schema,
+    Diagnostic, Diagnostics, Edge, EdgeRole, Frame, LoadOptions, Outline, OutlineNode, SITE_FILE, Shape,
+    Site, Tail, is_name, load, nearest, outline, outline_unrolled, read_stage, schema,
 };
-pub use graph::{Graph, GraphVariant, InputBinding, Loop, Node, NodeId, On, Policy, StageTemplate};
+pub use graph::{Graph, GraphVariant, InputBinding, Loop, Node, NodeId, On, Policy, Publish, StageTemplate};
 pub use input::{ArtifactType, Input, InputFile, InputVariable, Inputs};
 pub use job::{Content, Job, Numerics, Retried, Retry, in_place, key_of};
 pub use kind::{Kind, KindFacts, Output, Part, Purpose};
 pub use memory::Memory;
 pub use plan::{Plan, Reason, State, Why, digest_of_keys};
 pub use report::{Checked, Difference, NodeOutput, NodeReport, Report, RunError};
-pub use resources::Limit;
+pub use resources::{Limit, LimitOf};
 pub use run::{RunOptions, run};
 pub use stage::{CheckError, Registry, Stage, Transient};
 pub use upstream::{Feeder, Upstream, Views};

@@ -12,16 +12,38 @@ use std::time::{Duration, Instant};
 pub struct Limit {
     /// How much of it may be taken at the same time.
     pub units: u32,
-    /// How much of it may be taken within any minute.
+    /// How much of it may be taken within any minute, by one run.
     pub per_minute: Option<u32>,
+    /// Who shares the units.
+    pub of: LimitOf,
+}
+
+impl Limit {
+    /// A number of units of each run.
+    pub(crate) fn of_run(units: u32) -> Limit {
+        Limit { units, per_minute: None, of: LimitOf::Run }
+    }
+}
+
+/// Who shares the units of a resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LimitOf {
+    /// The nodes of one run: another run has as many units of its own.
+    #[default]
+    Run,
+    /// All runs on this host, of all users.
+    Host,
 }
 
 /// The resource whose units are the devices of this host: no two processes take the same device.
-pub(super) const GPU: &str = "gpu";
+pub(crate) const GPU: &str = "gpu";
+
+/// The resource of which a node takes one unless the pipeline says otherwise.
+pub(crate) const CPU: &str = "cpu";
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The interval between tries of a device that another process has.
+/// The interval between tries of a unit that another process has.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// The amounts of resources that a node takes.
@@ -43,6 +65,8 @@ pub(super) struct Resources {
     limits: BTreeMap<String, Limit>,
     /// How many GPUs this process may use, if that is known.
     visible: Option<usize>,
+    /// How many `cpu` this run may take at the same time, if the user says so.
+    jobs: Option<u32>,
     state: Arc<Mutex<State>>,
 }
 
@@ -54,8 +78,8 @@ struct State {
     named: BTreeSet<u32>,
     /// When units of a resource with a rate were taken within the last minute, the oldest first.
     taken: BTreeMap<String, VecDeque<Instant>>,
-    /// Devices that other processes have, and when to try them again.
-    elsewhere: BTreeSet<u32>,
+    /// The units of the host's resources that other processes have, and when to try them again.
+    elsewhere: BTreeMap<String, BTreeSet<u32>>,
     tried_from: Option<Instant>,
 }
 
@@ -65,7 +89,8 @@ pub(super) struct Grant {
     /// The resources among them that have a rate per minute.
     with_rate: Vec<String>,
     state: Arc<Mutex<State>>,
-    _devices: Vec<File>,
+    /// The locks of the host's units among them.
+    held: Vec<(String, File)>,
 }
 
 impl Grant {
@@ -78,6 +103,11 @@ impl Grant {
         }
     }
 
+    /// The names of the host's units that were taken, for [`hold`].
+    pub(crate) fn host_units(&self) -> Vec<String> {
+        self.held.iter().map(|(name, _)| name.clone()).collect()
+    }
+
     /// The numbers of the devices that were taken.
     pub(crate) fn devices(&self) -> &[u32] {
         self.units.get(GPU).map_or(&[], Vec::as_slice)
@@ -85,21 +115,33 @@ impl Grant {
 }
 
 impl Resources {
-    /// The limits that the pipeline declares; by default `cpu` is the number of jobs and `gpu` is one. The units of `gpu`
-    /// include those that the pipeline names, and only those that this process may use.
-    pub(crate) fn new(declared: &BTreeMap<String, Limit>, jobs: u32, named: &BTreeSet<u32>) -> Resources {
+    /// The limits that pipeline and site declare; by default there are as many `cpu` as cores, and one `gpu`. This run takes
+    /// at most `jobs` of `cpu`. The units of `gpu` include those that the pipeline names, and only those that this process may
+    /// use.
+    pub(crate) fn new(
+        declared: &BTreeMap<String, Limit>,
+        jobs: Option<u32>,
+        named: &BTreeSet<u32>,
+    ) -> Resources {
         Resources::with_visible(declared, jobs, named, visible_devices().map(|names| names.len()))
     }
 
     fn with_visible(
         declared: &BTreeMap<String, Limit>,
-        jobs: u32,
+        jobs: Option<u32>,
         named: &BTreeSet<u32>,
         visible: Option<usize>,
     ) -> Resources {
-        let plain = |units| Limit { units, per_minute: None };
-        let mut limits = BTreeMap::from([("cpu".to_owned(), plain(jobs.max(1))), (GPU.to_owned(), plain(1))]);
+        let gpu = Limit { of: LimitOf::Host, ..Limit::of_run(1) };
+        let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+        let cpu = Limit::of_run(jobs.unwrap_or_else(cores).max(1));
+        let mut limits = BTreeMap::from([(CPU.to_owned(), cpu), (GPU.to_owned(), gpu)]);
         limits.extend(declared.clone());
+        if let (Some(jobs), Some(limit)) = (jobs, limits.get_mut(CPU))
+            && limit.of == LimitOf::Run
+        {
+            limit.units = limit.units.min(jobs.max(1));
+        }
         let mut free: BTreeMap<String, BTreeSet<u32>> =
             limits.iter().map(|(name, limit)| (name.clone(), (0..limit.units).collect())).collect();
         if let (Some(limit), Some(units)) = (limits.get_mut(GPU), free.get_mut(GPU)) {
@@ -107,11 +149,12 @@ impl Resources {
             let lowest = (0..).filter(|unit| !named.contains(unit)).take(many - named.len());
             *units = named.iter().copied().chain(lowest).collect();
             units.retain(|unit| visible.is_none_or(|visible| (*unit as usize) < visible));
-            limit.units = units.len() as u32;
+            (limit.units, limit.of) = (units.len() as u32, LimitOf::Host);
         }
         Resources {
             limits,
             visible,
+            jobs,
             state: Arc::new(Mutex::new(State { free, named: named.clone(), ..State::default() })),
         }
     }
@@ -138,11 +181,26 @@ impl Resources {
     fn most(&self, name: &str, need: u32) -> u32 {
         let limit = self.limits.get(name);
         let most = limit.map(|limit| limit.per_minute.map_or(limit.units, |rate| rate.min(limit.units)));
-        most.map_or(need, |most| need.min(most))
+        most.map_or(need, |most| need.min(most)).min(self.of_jobs(name).unwrap_or(need))
+    }
+
+    /// How many units of a resource this run may take at the same time, if that is said of the run.
+    fn of_jobs(&self, name: &str) -> Option<u32> {
+        self.jobs.filter(|_| name == CPU).map(|jobs| jobs.max(1))
+    }
+
+    /// The names of the host's resources among the needs.
+    pub(crate) fn of_host<'n>(&self, needs: &'n Needs) -> Vec<&'n str> {
+        let names = needs.amounts.iter().filter(|(name, need)| **need > 0 && self.is_of_host(name));
+        names.map(|(name, _)| name.as_str()).collect()
+    }
+
+    fn is_of_host(&self, name: &str) -> bool {
+        self.limits.get(name).is_some_and(|limit| limit.of == LimitOf::Host)
     }
 
     /// The needed resources that other nodes of this process have; `None` if all is free now. The list is empty if only other
-    /// processes have the devices.
+    /// processes have the units.
     pub(crate) fn lacking<'n>(&self, needs: &'n Needs) -> Option<Vec<&'n str>> {
         let (mut state, now) = (lock(&self.state), Instant::now());
         state.look_again(now);
@@ -151,9 +209,11 @@ impl Resources {
             let need = self.most(name, *need);
             let Some(free) = state.free.get(name).filter(|_| need > 0) else { continue };
             let device = needs.device.filter(|_| name == GPU);
-            if (free.len() as u32) < need || device.is_some_and(|unit| !free.contains(&unit)) {
+            let taken = self.units(name).unwrap_or_default().saturating_sub(free.len() as u32);
+            let is_over = self.of_jobs(name).is_some_and(|jobs| taken + need > jobs);
+            if is_over || (free.len() as u32) < need || device.is_some_and(|unit| !free.contains(&unit)) {
                 names.push(name.as_str());
-            } else if name == GPU && (state.devices(device).len() as u32) < need {
+            } else if self.is_of_host(name) && (state.usable(name, device).len() as u32) < need {
                 waits = true;
             } else if !self.is_in_time(&mut state, name, need, now) {
                 names.push(name);
@@ -185,31 +245,33 @@ impl Resources {
             return None;
         }
         let mut state = lock(&self.state);
-        let (mut units, mut devices) = (BTreeMap::new(), Vec::new());
+        let (mut units, mut held) = (BTreeMap::new(), Vec::new());
         for (name, need) in &needs.amounts {
             let need = self.most(name, *need);
             let Some(free) = state.free.get(name) else { continue };
-            if name != GPU {
+            if !self.is_of_host(name) {
                 units.insert(name.clone(), free.iter().copied().take(need as usize).collect::<Vec<u32>>());
                 continue;
             }
             let (mut own, mut elsewhere) = (Vec::new(), Vec::new());
-            for unit in state.devices(needs.device) {
+            let device = needs.device.filter(|_| name == GPU);
+            for unit in state.usable(name, device) {
                 if own.len() == need as usize {
                     break;
                 }
-                match lock_device(unit) {
+                let lock = unit_name(name, unit);
+                match lock_unit(&lock) {
                     None => elsewhere.push(unit),
-                    Some(lock) => {
+                    Some(file) => {
                         own.push(unit);
-                        devices.push(lock);
+                        held.push((lock, file));
                     }
                 }
             }
-            let is_all = own.len() == need as usize
-                && needs.device.is_none_or(|unit| need == 0 || own.contains(&unit));
+            let is_all =
+                own.len() == need as usize && device.is_none_or(|unit| need == 0 || own.contains(&unit));
             if !is_all {
-                state.elsewhere.extend(elsewhere);
+                state.elsewhere.entry(name.clone()).or_default().extend(elsewhere);
                 state.tried_from = Some(Instant::now() + LOOK_AGAIN);
                 return None;
             }
@@ -223,12 +285,12 @@ impl Resources {
         let has_rate =
             |name: &&String| self.limits.get(*name).is_some_and(|limit| limit.per_minute.is_some());
         let with_rate = units.keys().filter(has_rate).cloned().collect();
-        Some(Grant { units, with_rate, state: self.state.clone(), _devices: devices })
+        Some(Grant { units, with_rate, state: self.state.clone(), held })
     }
 }
 
 impl State {
-    /// Lets devices that other processes had a while ago be tried again.
+    /// Lets units that other processes had a while ago be tried again.
     fn look_again(&mut self, now: Instant) {
         if self.tried_from.is_some_and(|from| now >= from) {
             self.elsewhere.clear();
@@ -236,12 +298,15 @@ impl State {
         }
     }
 
-    /// The devices that may be taken: first the one that is `asked` for, then those that no node names. Empty if the one that
-    /// is asked for is not available.
-    fn devices(&self, asked: Option<u32>) -> Vec<u32> {
-        let free = self.free.get(GPU).into_iter().flatten().copied();
-        let mut usable: Vec<u32> = free.filter(|unit| !self.elsewhere.contains(unit)).collect();
-        usable.sort_by_key(|unit| (Some(*unit) != asked, self.named.contains(unit), *unit));
+    /// The units of one of the host's resources that may be taken: first the device that is `asked` for, then those that no
+    /// node names. Empty if the one that is asked for is not available.
+    fn usable(&self, name: &str, asked: Option<u32>) -> Vec<u32> {
+        let elsewhere = self.elsewhere.get(name);
+        let free = self.free.get(name).into_iter().flatten().copied();
+        let mut usable: Vec<u32> =
+            free.filter(|unit| elsewhere.is_none_or(|units| !units.contains(unit))).collect();
+        let is_named = |unit: &u32| name == GPU && self.named.contains(unit);
+        usable.sort_by_key(|unit| (Some(*unit) != asked, is_named(unit), *unit));
         match usable.first() {
             first if asked.is_some() && first.copied() != asked => Vec::new(),
             _ => usable,
@@ -273,26 +338,34 @@ pub(super) fn device_name(unit: u32) -> String {
     name.unwrap_or_else(|| unit.to_string())
 }
 
-/// The lock of a device on this host. `None` if another process has it, or still does a job on it after its run is gone. If
-/// there is no place for locks, there is no other process to keep away.
-fn lock_device(unit: u32) -> Option<File> {
-    let file = lock_file(&device_name(unit))?;
-    lock_file(&(device_name(unit) + JOB)).map(|_| file)
+/// The host's name of a unit: that of the device, or the resource and the number.
+fn unit_name(resource: &str, unit: u32) -> String {
+    match resource {
+        GPU => device_name(unit),
+        _ => format!("{resource}.{unit}"),
+    }
 }
 
-/// The ending of a device's second lock. A process that does a job on the device holds it, and may outlive the process that
+/// The lock of a unit on this host. `None` if another process has it, or still does a job with it after its run is gone. If
+/// there is no place for locks, there is no other process to keep away.
+fn lock_unit(name: &str) -> Option<File> {
+    let file = lock_file(name)?;
+    lock_file(&format!("{name}{JOB}")).map(|_| file)
+}
+
+/// The ending of a unit's second lock. A process that does a job with the unit holds it, and may outlive the process that
 /// started it.
 const JOB: &str = ".job";
 
-/// Holds the devices of a job in this process, for which another one has locked them; `None` if one is held already.
-pub(super) fn hold_devices(units: &[u32]) -> Option<Vec<File>> {
-    units.iter().map(|unit| lock_file(&(device_name(*unit) + JOB))).collect()
+/// Holds the units of a job in this process, for which another one has locked them; `None` if one is held already.
+pub(super) fn hold(units: &[String]) -> Option<Vec<File>> {
+    units.iter().map(|unit| lock_file(&format!("{unit}{JOB}"))).collect()
 }
 
 fn lock_file(name: &str) -> Option<File> {
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
     // One place for all processes of the host, whatever their temporary folder.
-    let folder = PathBuf::from("/tmp/triplay-devices");
+    let folder = PathBuf::from("/tmp/triplay-resources");
     let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '_' };
     let path: PathBuf = folder.join(name.chars().map(safe).collect::<String>());
     // For all users of the host, whatever the umask.
@@ -328,10 +401,10 @@ mod tests {
 
     fn resources(pairs: &[(&str, u32, Option<u32>)], named: &[u32], visible: Option<usize>) -> Resources {
         let limit = |(name, units, per_minute): &(&str, u32, Option<u32>)| {
-            ((*name).to_owned(), Limit { units: *units, per_minute: *per_minute })
+            ((*name).to_owned(), Limit { per_minute: *per_minute, ..Limit::of_run(*units) })
         };
         let limits = pairs.iter().map(limit).collect();
-        Resources::with_visible(&limits, 1, &named.iter().copied().collect(), visible)
+        Resources::with_visible(&limits, Some(1), &named.iter().copied().collect(), visible)
     }
 
     fn needs(pairs: &[(&str, u32)]) -> Needs {
@@ -394,7 +467,7 @@ mod tests {
         let (one, two) = (needs(&[(GPU, 1)]), needs(&[(GPU, 2)]));
         {
             let mut state = lock(&free.state);
-            state.elsewhere.insert(0);
+            state.elsewhere.insert(GPU.to_owned(), [0].into());
             state.tried_from = Some(Instant::now() + MINUTE);
         }
         assert_eq!(free.lacking(&two), Some(Vec::new()), "nobody here has them");
@@ -403,5 +476,30 @@ mod tests {
         assert_eq!(free.lacking(&named), Some(Vec::new()));
         lock(&free.state).tried_from = Some(Instant::now());
         assert!(free.lacking(&two).is_none() && free.lacking(&named).is_none());
+    }
+
+    #[test]
+    fn a_unit_of_the_host_is_taken_by_one_run_at_a_time_and_a_resource_of_runs_by_each() {
+        let name = format!("cauldron-{}", std::process::id());
+        let limits = |of| BTreeMap::from([(name.clone(), Limit { of, ..Limit::of_run(2) })]);
+        let run = |of| Resources::with_visible(&limits(of), None, &BTreeSet::new(), None);
+        let (one, two) = (needs(&[(&name, 1)]), needs(&[(&name, 2)]));
+        let (first, second) = (run(LimitOf::Host), run(LimitOf::Host));
+        let taken = first.take(&one).unwrap();
+        assert_eq!(taken.host_units(), [format!("{name}.0")]);
+        assert!(second.take(&two).is_none(), "one of two is left on the host");
+        assert_eq!(second.lacking(&two), Some(Vec::new()), "nobody here has it");
+        let other = second.take(&one).unwrap();
+        assert_eq!(other.host_units(), [format!("{name}.1")]);
+        assert!(first.take(&one).is_none() && first.later().is_some(), "to be tried again");
+        let apart = run(LimitOf::Run);
+        assert!(apart.take(&two).unwrap().host_units().is_empty());
+        drop((taken, other));
+        lock(&first.state).tried_from = Some(Instant::now());
+        let job = hold(&[format!("{name}.0")]).unwrap();
+        assert!(first.take(&two).is_none(), "a job of a run that is gone still uses it");
+        drop(job);
+        lock(&first.state).tried_from = Some(Instant::now());
+        assert!(first.take(&two).is_some());
     }
 }

@@ -31,7 +31,7 @@ use store::{Blob, Claim, Claimed, Digest, Error as StoreError, Pins, Process, Ro
 #[derive(Clone, Debug)]
 pub struct RunOptions {
     /// The limit of `cpu` if the pipeline has none: nodes side by side.
-    pub jobs: u32,
+    pub jobs: Option<u32>,
     /// After a failure, go on with nodes that do not depend on it.
     pub keep_going: bool,
     /// The program for jobs in processes of their own.
@@ -42,8 +42,7 @@ pub struct RunOptions {
 
 impl Default for RunOptions {
     fn default() -> RunOptions {
-        let jobs = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-        RunOptions { jobs, keep_going: false, program: None, check: Vec::new() }
+        RunOptions { jobs: None, keep_going: false, program: None, check: Vec::new() }
     }
 }
 
@@ -86,7 +85,7 @@ pub fn run(
             resources,
             keys: HashMap::new(),
             due: BTreeMap::new(),
-            waits_for_devices: false,
+            waits_for_host: false,
             next_estimate: Instant::now() + ESTIMATE_EVERY,
             stop: Arc::default(),
             retention,
@@ -163,8 +162,8 @@ struct Scheduler<'a, 'scope, 'env> {
     keys: HashMap<Digest, Work>,
     /// When `Delayed` keys are tried again.
     due: BTreeMap<(Instant, NodeId), Digest>,
-    /// Whether it was reported that other processes have the devices.
-    waits_for_devices: bool,
+    /// Whether it was reported that other processes have units of the host.
+    waits_for_host: bool,
     /// When the remaining time is reported next.
     next_estimate: Instant,
     /// After a failure nothing more is started.
@@ -349,10 +348,12 @@ impl<'a> Scheduler<'a, '_, '_> {
                 self.fail(id, anyhow!(message));
                 continue;
             }
-            // While another process has the devices, nodes that need none go on.
+            // While another process has units of the host, nodes that need none go on.
             let Some(grant) = self.resources.take(self.plan.needs(id)) else {
-                if !std::mem::replace(&mut self.waits_for_devices, true) {
-                    self.executor.progress.message("waiting: another process on this host has the GPUs");
+                if !std::mem::replace(&mut self.waits_for_host, true) {
+                    let names = self.resources.of_host(self.plan.needs(id)).join(", ");
+                    let message = format!("waiting: another process on this host has its {names}");
+                    self.executor.progress.message(&message);
                 }
                 continue;
             };
@@ -452,7 +453,7 @@ impl<'a> Scheduler<'a, '_, '_> {
             self.replaced.insert(id, outputs);
         }
         let again = self.plan.outputs_before(id).is_some() || why.reason == Reason::Forced;
-        job.devices = grant.devices().to_vec();
+        (job.devices, job.host_units) = (grant.devices().to_vec(), grant.host_units());
         let on_its_own = node.call.policy.on == On::Process && check.is_none();
         let task = Task { job, key, call: node.call.clone(), again, check };
         grant.begin();

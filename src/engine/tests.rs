@@ -174,7 +174,7 @@ impl Space {
     fn run(&self, yaml: &str, settings: &[&str]) -> Ran {
         let graph = self.load(yaml, settings).unwrap_or_else(|error| panic!("{error}"));
         let (log, mut nodes) = (Log::default(), Vec::new());
-        let (store, options) = (self.store(), RunOptions { jobs: 1, ..RunOptions::default() });
+        let (store, options) = (self.store(), RunOptions { jobs: Some(1), ..RunOptions::default() });
         let root = store.add_root(self.folder.path(), "").unwrap();
         let report = run(
             held(&graph, &store, &root),

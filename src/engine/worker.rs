@@ -20,7 +20,7 @@ use super::graph::{Policy, StageTemplate};
 use super::job::Job;
 use super::memory::Memory;
 use super::progress::{Outcome, Progress};
-use super::resources::{device_name, hold_devices};
+use super::resources::{device_name, hold};
 use super::stage::{Registry, Transient};
 use store::read::{self, MAX_LIST_BYTES};
 use store::{Claimed, Digest, Store};
@@ -251,11 +251,13 @@ fn try_work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<En
         decoded.outputs.iter().map(|output| &*output.name).collect::<Vec<_>>().join(", ")
     );
     let store = Store::open(cache)?;
-    // The process that started this one held the devices until now, and may die before this one ends.
-    let devices = hold_devices(&job.devices);
+    // The process that started this one held the host's units until now, and may die before this one ends.
+    let units = hold(&job.host_units);
     let is_led = || claimed_by.as_deref().is_none_or(|session| store.is_at_work(session).unwrap_or(true));
-    if !job.devices.is_empty() && (devices.is_none() || !is_led()) {
-        let why = "another process has its GPUs: the run that started it is gone".into();
+    if !job.host_units.is_empty() && (units.is_none() || !is_led()) {
+        let why =
+            "another process has the resources of this host that it takes: the run that started it is gone"
+                .into();
         return Ok(End::Failed { why, transient: true });
     }
     let call = StageTemplate::new(kind, decoded, Policy::default(), Arc::new(job.numerics.clone()));

@@ -200,6 +200,7 @@ impl Stage for Exec {
             artifact: output.artifact.clone().into(),
             evictable: false,
             incidental: false,
+            file: Some(output.path.clone()),
         });
         declared.chain([Output::incidental(LOG, "text")]).collect()
     }

@@ -56,6 +56,7 @@ impl Plan {
             digest: &|_, _| Ok(Digest::of_bytes(b"unread")),
             look: false,
             base: Some(&base),
+            site: None,
         };
         let graph = engine::load(&file, &options, registry)?;
         let nodes: Vec<(String, String)> = graph

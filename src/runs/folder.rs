@@ -327,6 +327,9 @@ pub const PANEL_FILE: &str = "panel.yaml";
 /// The text with which such a pipeline begins.
 pub const PANEL_MARK: &str = "# Written by `triplay results panel`";
 
+/// The folder of the outputs that stages publish, in that of the run.
+pub const PUBLISHED: &str = "outputs";
+
 /// Whether a run was made from another one by `judge` or `results panel`.
 fn is_derived(run: &Path) -> bool {
     let ends = |end: &str| {

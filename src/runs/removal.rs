@@ -1,17 +1,18 @@
 //! What may be removed as a run: its folder only, and no files that a user has put into it.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 
 use super::folder::{
-    JUDGE_FILE, JUDGE_MARK, NODES, PANEL_FILE, PANEL_MARK, RECORD, RunRecord, is_place_of_run, is_under_way,
-    read_in,
+    JUDGE_FILE, JUDGE_MARK, NODES, PANEL_FILE, PANEL_MARK, PUBLISHED, RECORD, Run, RunRecord,
+    is_place_of_run, is_under_way, read_in,
 };
 use super::tables::{is_making, is_stamp, is_table};
 use store::read::{self, MAX_LIST_BYTES, MAX_PARTS_BYTES, MAX_TEXT_BYTES};
-use store::{is_sealed_file, sealed_lines};
+use store::{Digest, is_sealed_file, sealed_lines};
 
 /// A run's folder that may be removed.
 pub struct Removal {
@@ -93,6 +94,12 @@ fn gather(folder: &Path, foreign: &mut Vec<String>) -> anyhow::Result<()> {
                     }
                 }
             }
+            PUBLISHED if kind.is_dir() => {
+                let made = Run::read_nodes(folder).map(|(nodes, _)| nodes).unwrap_or_default();
+                let made =
+                    made.iter().flat_map(|node| node.outputs.iter().map(|output| output.digest)).collect();
+                gather_published(&path, PUBLISHED, &made, foreign)?;
+            }
             "tables" if kind.is_dir() => {
                 for (stamp, path, kind) in entries(&path)? {
                     let is_own = kind.is_dir() && (is_stamp(&stamp) || is_making(&stamp));
@@ -117,6 +124,27 @@ fn gather(folder: &Path, foreign: &mut Vec<String>) -> anyhow::Result<()> {
             own if kind.is_file() && OWN.contains(&own) => {}
             own if !kind.is_symlink() && is_writing(own) => {}
             _ => foreign.push(shown(&name, kind)),
+        }
+    }
+    Ok(())
+}
+
+/// The same in the folder of published outputs: links, and copies with the content of an output, are triplay's.
+fn gather_published(
+    folder: &Path,
+    name: &str,
+    made: &HashSet<Digest>,
+    foreign: &mut Vec<String>,
+) -> anyhow::Result<()> {
+    for (own, path, kind) in entries(folder)? {
+        let name = format!("{name}/{own}");
+        let is_made = || Digest::of_path(&path).is_ok_and(|digest| made.contains(&digest));
+        if kind.is_symlink() || is_writing(&own) || is_made() {
+            continue;
+        }
+        match kind.is_dir() {
+            true => gather_published(&path, &name, made, foreign)?,
+            false => foreign.push(name),
         }
     }
     Ok(())

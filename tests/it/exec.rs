@@ -810,7 +810,7 @@ fn a_rate_that_nobody_waits_for_does_not_hold_up_the_end_of_a_run() {
     );
     space
         .triplay(&["pipeline", "check", "p.yaml"])
-        .fails(2, "the stage takes 4 of `gpu`, but the pipeline has 1 by default");
+        .fails(2, "the stage takes 4 of `gpu`, but there is 1 by default");
 }
 
 #[test]

@@ -39,6 +39,9 @@ fn every_shipped_pipeline_holds_to_the_schema() {
 /// One change of small.yaml, and the error that the schema should give, if any.
 const CHANGES: &[(&str, &str, Option<&str>)] = &[
     ("kind: sandbox", "kind: sandbox, seed: 3, timeout: 90, retry: 2, resources: { gpu: 1 }", None),
+    ("kind: sandbox", "kind: sandbox, publish: data", None),
+    ("kind: sandbox", "kind: sandbox, publish: { path: data, copy: true }", None),
+    ("kind: sandbox", "kind: sandbox, publish: { copy: true }", Some("path")),
     ("kind: sandbox", "kind: sandbox, timeout: 2h, retry: { times: 1, wait: 30s }", None),
     ("steps: 60", "steps: $steps", None),
     ("init: {", "init: $sizes\n    subset: {", Some("/stages/warmup/subset")),

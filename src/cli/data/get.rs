@@ -56,12 +56,12 @@ pub(crate) fn command(args: &GetArgs) -> anyhow::Result<ExitCode> {
 
 /// What was written.
 #[derive(Default)]
-struct Written {
+pub(crate) struct Written {
     files: usize,
     bytes: u64,
 }
 
-fn copy_folder(from: &Path, to: &Path, link: bool, written: &mut Written) -> anyhow::Result<()> {
+pub(crate) fn copy_folder(from: &Path, to: &Path, link: bool, written: &mut Written) -> anyhow::Result<()> {
     fs::create_dir(to)?;
     for (name, file) in files_below(from, None)? {
         let to = to.join(name);
@@ -73,7 +73,7 @@ fn copy_folder(from: &Path, to: &Path, link: bool, written: &mut Written) -> any
 
 /// Copies a file without its permissions, except that it may be executed: files of the cache are read-only. The kernel makes the
 /// copy a reflink on file systems that have them.
-fn copy_file(from: &Path, to: &Path, link: bool, written: &mut Written) -> anyhow::Result<()> {
+pub(crate) fn copy_file(from: &Path, to: &Path, link: bool, written: &mut Written) -> anyhow::Result<()> {
     let context = || format!("cannot copy {}", from.display());
     written.files += 1;
     written.bytes += from.metadata().with_context(context)?.len();

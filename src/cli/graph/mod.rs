@@ -43,7 +43,9 @@ enum Format {
 }
 
 pub(crate) fn command(args: &GraphArgs) -> anyhow::Result<ExitCode> {
+    let site = super::pipeline::site(&args.pipeline)?;
     let options = LoadOptions {
+        site: Some(&site),
         settings: &args.pipeline.settings,
         ablations: &args.pipeline.ablations,
         seeds: &args.pipeline.seeds,

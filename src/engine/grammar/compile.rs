@@ -152,8 +152,9 @@ pub(crate) fn compile(
     outside: &mut Outside,
     budget: &Budget,
 ) -> Program {
+    let limits = spec.resources.as_ref();
     let uses = UseWarnings::new(errors.source);
-    let drafts = decode_all(errors, registry, &spec.resources, &spec.stages, params, budget, &uses);
+    let drafts = decode_all(errors, registry, limits, &spec.stages, params, budget, &uses);
     let seed = match params.get("seed").map(|tree| &tree.value) {
         Some(Value::Int(seed)) => *seed as u64,
         _ => 0,

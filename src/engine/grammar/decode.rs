@@ -116,7 +116,7 @@ pub(crate) fn origin(tree: &Tree) -> Option<InputSource> {
 pub(crate) fn decode_all<'a>(
     errors: &Errors,
     registry: &Registry,
-    limits: &BTreeMap<String, Limit>,
+    limits: Option<&BTreeMap<String, Limit>>,
     items: &'a [Item],
     params: &Params,
     budget: &Budget,
@@ -128,7 +128,7 @@ pub(crate) fn decode_all<'a>(
 struct Decoder<'a> {
     errors: &'a Errors<'a>,
     registry: &'a Registry,
-    limits: &'a BTreeMap<String, Limit>,
+    limits: Option<&'a BTreeMap<String, Limit>>,
     params: &'a Params,
     budget: &'a Budget,
     warnings: &'a UseWarnings<'a>,
@@ -282,6 +282,7 @@ impl Decoder<'_> {
             timeout: None,
             retry: None,
             on: None,
+            publish: None,
             body: tree.with(Value::Map(body)),
         };
         let decoded = self.decode(&stage, &stage.body, &[], decode)?;
@@ -337,10 +338,10 @@ impl Decoder<'_> {
         let variant = |axes: &[(&str, &Tree)]| {
             let uses = (&self.warnings.params, &of_matrix);
             let substitution = Substitution { axes, uses, ..self.substitution(labels) };
-            let common = [&spec.seed, &spec.resources, &spec.timeout, &spec.retry, &spec.on];
-            let [seed, resources, timeout, retry, on] =
+            let common = [&spec.seed, &spec.resources, &spec.timeout, &spec.retry, &spec.on, &spec.publish];
+            let [seed, resources, timeout, retry, on, publish] =
                 common.map(|tree| tree.as_ref().and_then(|tree| substitution.apply(tree)));
-            let keys = [resources.as_ref(), timeout.as_ref(), retry.as_ref(), on.as_ref()];
+            let keys = [&resources, &timeout, &retry, &on, &publish].map(Option::as_ref);
             let policy = policy::read(self.errors, self.limits, keys);
             let body = substitution.apply(&spec.body)?;
             let decoded = self.decode(spec, &body, verbatim, decode)?;
@@ -375,7 +376,8 @@ impl Decoder<'_> {
                     self.errors.in_variant(Some(one.label.as_str()).filter(|_| index > 0));
                     (Some(one.label.clone()), variant(&one.params))
                 });
-                let variants = decoded.collect();
+                let mut variants: Vec<(Option<String>, Option<DraftVariant>)> = decoded.collect();
+                policy::publish_apart(&mut variants);
                 self.errors.in_variant(None);
                 spec.matrix.iter().for_each(|matrix| self.warnings.matrix(spec, matrix, &of_matrix));
                 variants

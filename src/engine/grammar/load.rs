@@ -13,6 +13,7 @@ use super::diagnostic::{At, Diagnostic, Diagnostics};
 use super::errors::Errors;
 use super::extends::Extension;
 use super::settings::Setting;
+use super::site::Site;
 use super::source::Source;
 use super::spec::{self, Ablation};
 use super::tree::{Tree, Value};
@@ -34,6 +35,8 @@ pub struct LoadOptions<'a> {
     pub digest: &'a dyn Fn(&Path, &Selection) -> io::Result<Digest>,
     /// Whether the files that the pipeline names must exist.
     pub look: bool,
+    /// What the place has. If that is not known, stages may take any resource.
+    pub site: Option<&'a Site>,
     /// Read instead of the file that the pipeline extends: a run keeps a copy of it.
     pub base: Option<&'a Path>,
 }
@@ -46,6 +49,7 @@ impl Default for LoadOptions<'_> {
             seeds: &[],
             digest: &Digest::of_input,
             look: true,
+            site: Some(Site::BARE),
             base: None,
         }
     }
@@ -81,7 +85,7 @@ fn is_meant_as_pipeline(source: &Source, tree: Option<&Tree>) -> bool {
 
 /// Whether a path is a symbolic link, or leads through one in the working directory, which may be a stranger's. Links in
 /// other folders of the machine are trusted.
-fn is_linked(path: &Path) -> bool {
+pub(super) fn is_linked(path: &Path) -> bool {
     let here = std::env::current_dir().and_then(|here| here.canonicalize());
     let is_here = |link: &Path| {
         let around = link.parent().filter(|around| !around.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -157,6 +161,10 @@ pub(crate) fn compiled(
     let (source, tree) = base.as_ref().map_or((&own, &own_tree), |(source, tree)| (source, tree));
     let errors = Errors::new(source);
     let mut spec = spec::Pipeline::read(&errors, tree);
+    spec.resources = options.site.and_then(|site| {
+        let of_site = site.resources.clone();
+        Some(spec.resources.take()?.into_iter().chain(of_site).collect())
+    });
     let mut ablations = Cow::Borrowed(options.ablations);
     if let Some(extension) = &extension {
         extension.put_into(&own_errors, &mut spec);
@@ -236,7 +244,7 @@ pub(crate) fn compiled(
         }
         (wrong, Ok(())) | (Ok(()), wrong) => wrong?,
     }
-    let (name, resources) = (spec.name, spec.resources);
+    let (name, resources) = (spec.name, spec.resources.unwrap_or_default());
     let text = own.text.clone();
     let extends = base.as_ref().map(|(source, _)| source.text.clone());
     let source = base.map_or(own, |(source, _)| source);
@@ -282,11 +290,35 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
         }
         graph.variants.push(variant);
     }
+    check_published(&graph).map_err(|message| {
+        Diagnostic::of_file(path, message).help("give one of the stages another `publish`")
+    })?;
     let ignore = IgnoreRules::beside(path)
         .map_err(|error| Diagnostic::of_file(path, format!("what it ignores cannot be read: {error}")))?;
     hash_files(&mut graph, &outside.files, ignore.as_ref(), &errors, options);
     errors.finish()?;
     Ok(graph)
+}
+
+/// Returns an error if two outputs are published at the same path, or one within another.
+fn check_published(graph: &Graph) -> Result<(), String> {
+    let mut paths: Vec<(String, &str)> = Vec::new();
+    for node in &graph.nodes {
+        paths.extend(node.published().into_iter().map(|(_, path)| (path, node.name.as_str())));
+    }
+    // With this order of bytes, a path comes right before those within it.
+    paths.sort_by(|(a, _), (b, _)| a.split('/').cmp(b.split('/')));
+    for pair in paths.windows(2) {
+        let [(first, by), (second, also)] = pair else { continue };
+        let is_within =
+            second.strip_prefix(first).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if is_within {
+            return Err(format!(
+                "{by} and {also} must publish at different paths, found `{first}` and `{second}`"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Hashes the files that a pipeline names. A folder is hashed once for each selection of its files that counts for a reader

@@ -4,7 +4,7 @@
 //! → [`decode`] (typed stages, with [`matrix`] and [`policy`]) → [`compile`] ([`order`]ed, resolved in a [`scope`], checked
 //! against the stages that feed them: [`producer`]) → [`unroll`] (the [`super::graph`]).
 //!
-//! [`settings`] reads `--set`, and [`uses`] warns of parameters that nothing uses. [`errors::Errors`] collects all errors on the
+//! [`settings`] reads `--set`, [`site`] what the place has, and [`uses`] warns of parameters that nothing uses. [`errors::Errors`] collects all errors on the
 //! way, so that they are reported together. [`budget`] limits the size of the
 //! expanded pipeline. `outline` shows a pipeline to people, [`schema`] the grammar to editors.
 
@@ -26,6 +26,7 @@ mod reference;
 pub mod schema;
 mod scope;
 mod settings;
+mod site;
 mod source;
 mod spec;
 mod syntax;
@@ -38,3 +39,4 @@ pub use diagnostic::{Diagnostic, Diagnostics, nearest};
 pub use load::{LoadOptions, load, read_stage};
 pub use outline::{Edge, EdgeRole, Frame, Outline, OutlineNode, Shape, Tail, outline, outline_unrolled};
 pub use reference::is_name;
+pub use site::{SITE_FILE, Site};

@@ -1,16 +1,20 @@
-//! How a stage is run: `resources`, `timeout`, `retry` and `on`, which every stage has. None of them counts for the key.
+//! How a stage is run: `resources`, `timeout`, `retry`, `on` and `publish`, which every stage has. None of them counts for the
+//! key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Component, Path};
 use std::time::Duration;
 
+use super::decode::DraftVariant;
 use super::errors::Errors;
+use super::site::SITE_FILE;
 use super::tree::{Tree, Value};
-use crate::graph::{On, Policy};
+use crate::graph::{On, Policy, Publish};
 use crate::job::{Retried, Retry};
-use crate::resources::Limit;
+use crate::resources::{CPU, GPU, Limit, LimitOf};
 
 /// Resources that every machine has, limited by the pipeline or not.
-const ALWAYS: [&str; 2] = ["cpu", "gpu"];
+const ALWAYS: [&str; 2] = [CPU, GPU];
 
 /// An amount of a resource.
 pub(crate) fn amount(tree: &Tree) -> Option<u32> {
@@ -20,9 +24,17 @@ pub(crate) fn amount(tree: &Tree) -> Option<u32> {
     }
 }
 
-/// Reads the limit of a resource: `N`, or `{ at_once: N, per_minute: M }`.
-pub(crate) fn read_limit(errors: &Errors, name: &str, tree: &Tree) -> Option<Limit> {
-    const KEYS: [&str; 2] = ["at_once", "per_minute"];
+/// The file that has a limit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Pipeline,
+    /// A site file, where a limit may be one of the host.
+    Site,
+}
+
+/// Reads the limit of a resource: `N`, or `{ at_once: N, per_minute: M, of: run | host }`.
+pub(crate) fn read_limit(errors: &Errors, name: &str, tree: &Tree, place: Place) -> Option<Limit> {
+    const KEYS: [&str; 3] = ["at_once", "per_minute", "of"];
     let number = |tree: &Tree, least: u32, what: &str| match amount(tree).filter(|amount| *amount >= least) {
         Some(amount) => Some(amount),
         None => {
@@ -33,7 +45,7 @@ pub(crate) fn read_limit(errors: &Errors, name: &str, tree: &Tree) -> Option<Lim
     };
     let Value::Map(entries) = &tree.value else {
         let units = number(tree, 1, "the amount")?;
-        return Some(Limit { units, per_minute: None });
+        return Some(Limit::of_run(units));
     };
     for (key, _) in entries.iter().filter(|(key, _)| !KEYS.contains(&key.name.as_str())) {
         let error = errors.error(key.at, format!("a resource has no key `{}`", key.name));
@@ -41,27 +53,117 @@ pub(crate) fn read_limit(errors: &Errors, name: &str, tree: &Tree) -> Option<Lim
     }
     let at_once = tree.get("at_once").map(|tree| number(tree, 1, "`at_once`"));
     let per_minute = tree.get("per_minute").map(|tree| number(tree, 1, "`per_minute`"));
+    let of = match tree.get("of") {
+        None => LimitOf::Run,
+        Some(of) => read_limit_of(errors, name, of, place, per_minute.is_some())?,
+    };
     match (at_once, per_minute) {
         (None, None) => {
             errors.at(tree.at, format!("`{name}` must have `at_once` or `per_minute`, found neither"))
         }
         // The rate is the only limit.
-        (None, Some(rate)) => Some(Limit { units: rate?, per_minute: rate }),
-        (Some(units), rate) => Some(Limit { units: units?, per_minute: rate.flatten() }),
+        (None, Some(rate)) => Some(Limit { units: rate?, per_minute: rate, of }),
+        (Some(units), rate) => Some(Limit { units: units?, per_minute: rate.flatten(), of }),
     }
 }
 
-/// Reads the four keys, with parameters replaced. Reports errors.
+/// Reads who shares the units of a resource.
+fn read_limit_of(errors: &Errors, name: &str, tree: &Tree, place: Place, has_rate: bool) -> Option<LimitOf> {
+    if place == Place::Pipeline {
+        let error = errors
+            .error(tree.at, format!("`of` of `{name}` must be in a site file: it is about the machine"));
+        let help = format!("write resources: {{ {name}: {{ at_once: N, of: host }} }} in {SITE_FILE}");
+        return errors.add(error.help(help));
+    }
+    let of = match &tree.value {
+        Value::Text(text) if text == "run" => LimitOf::Run,
+        Value::Text(text) if text == "host" => LimitOf::Host,
+        other => {
+            return errors.at(tree.at, format!("`of` must be `run` or `host`, found {}", other.found()));
+        }
+    };
+    if of == LimitOf::Host && has_rate {
+        let message =
+            format!("`{name}` must have either `per_minute`, which counts for a run, or `of: host`");
+        return errors.at(tree.at, message);
+    }
+    if of == LimitOf::Run && name == GPU {
+        let error = errors.error(tree.at, "the GPUs are always those of the host, found `of: run`");
+        return errors.add(error.help("leave `of` out"));
+    }
+    Some(of)
+}
+
+/// Reads the five keys, with parameters replaced. Reports errors. Without `limits`, a stage may take any resource.
 pub(crate) fn read(
     errors: &Errors,
-    limits: &BTreeMap<String, Limit>,
-    [resources, timeout, retry, on]: [Option<&Tree>; 4],
+    limits: Option<&BTreeMap<String, Limit>>,
+    [resources, timeout, retry, on, publish]: [Option<&Tree>; 5],
 ) -> Policy {
     Policy {
         resources: resources.map(|tree| read_resources(errors, limits, tree)).unwrap_or_default(),
         timeout: timeout.and_then(|tree| duration(errors, tree, "timeout", 1)),
         retry: retry.and_then(|tree| read_retry(errors, tree)).unwrap_or_default(),
         on: on.and_then(|tree| read_on(errors, tree)).unwrap_or_default(),
+        publish: publish.and_then(|tree| read_publish(errors, tree)),
+    }
+}
+
+/// Reads `PATH`, or `{ path: PATH, copy: true }`.
+fn read_publish(errors: &Errors, tree: &Tree) -> Option<Publish> {
+    const KEYS: [&str; 2] = ["path", "copy"];
+    let (path, copy) = match &tree.value {
+        Value::Map(entries) => {
+            for (key, _) in entries.iter().filter(|(key, _)| !KEYS.contains(&key.name.as_str())) {
+                let error = errors.error(key.at, format!("`publish` has no key `{}`", key.name));
+                errors.add::<()>(error.suggest(&key.name, KEYS));
+            }
+            (tree.get("path").unwrap_or(tree), tree.get("copy"))
+        }
+        _ => (tree, None),
+    };
+    let copy = match copy.map(|copy| (&copy.value, copy.at)) {
+        None => false,
+        Some((Value::Bool(copy), _)) => *copy,
+        Some((other, at)) => {
+            return errors.at(at, format!("`copy` must be true or false, found {}", other.found()));
+        }
+    };
+    let is_plain = |text: &str| {
+        let parts = || Path::new(text).components();
+        !text.contains('\0')
+            && parts().count() > 0
+            && parts().all(|part| matches!(part, Component::Normal(_)))
+    };
+    match &path.value {
+        Value::Text(text) if is_plain(text) => {
+            Some(Publish { path: text.trim_end_matches('/').to_owned(), copy })
+        }
+        other => {
+            let message = format!(
+                "`publish` must be a path within the run's folder such as figures, or {{ path: figures, copy: true }}, found {}",
+                other.found()
+            );
+            errors.at(path.at, message)
+        }
+    }
+}
+
+/// Gives each variant of a stage a folder of its own, called by its label, unless their paths differ already.
+pub(super) fn publish_apart(variants: &mut [(Option<String>, Option<DraftVariant>)]) {
+    let mut places: Vec<(&str, &mut Publish)> = variants
+        .iter_mut()
+        .filter_map(|(label, draft)| Some((label.as_deref()?, draft.as_mut()?.policy.publish.as_mut()?)))
+        .collect();
+    let paths: HashSet<&str> = places.iter().map(|(_, publish)| publish.path.as_str()).collect();
+    if paths.len() == places.len() && places.len() > 1 {
+        return;
+    }
+    for (label, publish) in &mut places {
+        // `.` and `..` are no names of folders.
+        let folder =
+            if label.trim_matches('.').is_empty() { label.replace('.', "_") } else { label.to_string() };
+        publish.path = format!("{}/{folder}", publish.path);
     }
 }
 
@@ -78,7 +180,11 @@ fn read_on(errors: &Errors, tree: &Tree) -> Option<On> {
     }
 }
 
-fn read_resources(errors: &Errors, limits: &BTreeMap<String, Limit>, tree: &Tree) -> BTreeMap<String, u32> {
+fn read_resources(
+    errors: &Errors,
+    limits: Option<&BTreeMap<String, Limit>>,
+    tree: &Tree,
+) -> BTreeMap<String, u32> {
     let Value::Map(entries) = &tree.value else {
         let message =
             format!("`resources` must be a map such as {{ gpu: 1 }}, found {}", tree.value.describe());
@@ -92,24 +198,30 @@ fn read_resources(errors: &Errors, limits: &BTreeMap<String, Limit>, tree: &Tree
             errors.at::<()>(tree.at, message);
             continue;
         };
+        let Some(limits) = limits else {
+            resources.insert(key.name.clone(), amount);
+            continue;
+        };
         match limits.get(name) {
             Some(Limit { units: limit, .. }) if amount > *limit => {
-                let message = format!("the stage takes {amount} of `{name}`, but the pipeline has {limit}");
+                let message = format!("the stage takes {amount} of `{name}`, but the limit is {limit}");
                 let error = errors.error(tree.at, message);
-                errors.add::<()>(error.help("raise it under `resources:` of the pipeline, or ask for less"));
+                errors.add::<()>(error.help(
+                    "raise it under `resources:` of the pipeline, or of the site file that has it, or ask for less",
+                ));
             }
             None if name == "gpu" && amount > 1 => {
-                let message = format!("the stage takes {amount} of `gpu`, but the pipeline has 1 by default");
+                let message = format!("the stage takes {amount} of `gpu`, but there is 1 by default");
                 let error = errors.error(tree.at, message);
                 errors
                     .add::<()>(error.help(format!("write resources: {{ gpu: {amount} }} at the top level")));
             }
             None if !ALWAYS.contains(&name) => {
-                let message = format!("the pipeline has no resource `{name}`");
+                let message = format!("there is no resource `{name}`");
                 let known: Vec<&str> = limits.keys().map(String::as_str).chain(ALWAYS).collect();
                 let help = match super::diagnostic::nearest(name, &known) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("write resources: {{ {name}: N }} at the top level"),
+                    None => format!("write resources: {{ {name}: N }} at the top level, or in {SITE_FILE}"),
                 };
                 errors.add::<()>(errors.error(key.at, message).help(help));
             }

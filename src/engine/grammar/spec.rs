@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::diagnostic::{At, nearest};
 use super::errors::Errors;
+use super::policy::{self, Place};
 use super::reference::{is_name, is_path};
 use super::tree::{Key, Params, Tree, Value};
 use crate::resources::Limit;
@@ -15,7 +16,8 @@ const MOST_ABLATIONS: usize = 256;
 pub(crate) const OWN_PARAMS: [&str; 3] = ["seed", "device", "dtype"];
 
 /// The keys that every stage has, whatever its kind.
-pub(crate) const COMMON_KEYS: [&str; 7] = ["kind", "matrix", "seed", "resources", "timeout", "retry", "on"];
+pub(crate) const COMMON_KEYS: [&str; 8] =
+    ["kind", "matrix", "seed", "resources", "timeout", "retry", "on", "publish"];
 
 /// The whole file.
 #[derive(Debug)]
@@ -28,8 +30,8 @@ pub(crate) struct Pipeline {
     /// The seeds, if the pipeline is unrolled once for each of several.
     pub seeds: Option<Vec<u64>>,
     pub ablations: Vec<Ablation>,
-    /// The limit of each resource.
-    pub resources: BTreeMap<String, Limit>,
+    /// The limit of each resource; `None` if it is not known what the place has.
+    pub resources: Option<BTreeMap<String, Limit>>,
     /// The place of the device or, without one, of the number type.
     pub numerics_at: Option<At>,
     pub stages: Vec<Item>,
@@ -69,6 +71,7 @@ pub(crate) struct StageSpec {
     pub timeout: Option<Tree>,
     pub retry: Option<Tree>,
     pub on: Option<Tree>,
+    pub publish: Option<Tree>,
     pub body: Tree,
 }
 
@@ -109,7 +112,7 @@ impl Pipeline {
             declared,
             seeds: reader.seeds(tree),
             ablations: reader.ablations(entries("ablations")),
-            resources: entries("resources").iter().filter_map(|entry| reader.limit(entry)).collect(),
+            resources: Some(entries("resources").iter().filter_map(|entry| reader.limit(entry)).collect()),
             numerics_at: tree.get("device").or(tree.get("dtype")).map(|tree| tree.at),
             stages: stages.unwrap_or_default(),
         }
@@ -246,7 +249,8 @@ impl Reader<'_> {
     }
 
     fn limit(&self, (key, tree): &(Key, Tree)) -> Option<(String, Limit)> {
-        super::policy::read_limit(self.errors, &key.name, tree).map(|limit| (key.name.clone(), limit))
+        policy::read_limit(self.errors, &key.name, tree, Place::Pipeline)
+            .map(|limit| (key.name.clone(), limit))
     }
 
     fn items(&self, tree: &Tree) -> Vec<Item> {
@@ -292,12 +296,23 @@ impl Reader<'_> {
         let common = |key: &str| tree.get(key).cloned();
         let (matrix, seed) = (common("matrix"), common("seed"));
         let (resources, timeout) = (common("resources"), common("timeout"));
-        let (retry, on) = (common("retry"), common("on"));
+        let (retry, on, publish) = (common("retry"), common("on"), common("publish"));
         let at = tree.at;
         let Value::Map(mut entries) = tree.value else { return Item::Broken(name) };
         entries.retain(|(key, _)| !COMMON_KEYS.contains(&key.name.as_str()));
         let body = Tree::new(Value::Map(entries), at);
-        Item::Stage(Box::new(StageSpec { name, kind, matrix, seed, resources, timeout, retry, on, body }))
+        Item::Stage(Box::new(StageSpec {
+            name,
+            kind,
+            matrix,
+            seed,
+            resources,
+            timeout,
+            retry,
+            on,
+            publish,
+            body,
+        }))
     }
 
     fn repeat(&self, name: Key, tree: &Tree) -> Item {

@@ -259,7 +259,7 @@ fn how_a_stage_is_run_is_no_part_of_its_key() {
     assert_eq!(policy.resources, [("api".to_owned(), 4), ("gpu".to_owned(), 1)].into());
     assert_eq!(policy.timeout, Some(Duration::from_secs(5400)));
     assert_eq!(policy.retry, Retry { times: 5, wait: Duration::from_secs(10), on: Retried::Any });
-    assert_eq!(graph.resources["api"], Limit { units: 4, per_minute: None });
+    assert_eq!(graph.resources["api"], Limit { units: 4, per_minute: None, of: LimitOf::Run });
     let graph = space.load(&yaml(", timeout: 90, retry: 0"), &[]).unwrap();
     let policy = &graph.nodes[0].call.policy;
     assert_eq!((policy.timeout, policy.retry.times), (Some(Duration::from_secs(90)), 0));

@@ -84,7 +84,7 @@ fn the_words_that_name_an_input_do_not_count_and_neither_does_how_often_it_is_na
 }
 
 fn run_graph(graph: &Graph, store: &Store, root: &Root) -> Report {
-    let options = RunOptions { jobs: 1, ..RunOptions::default() };
+    let options = RunOptions { jobs: Some(1), ..RunOptions::default() };
     let memory = Memory::new(1 << 20);
     run(held(graph, store, root), root, store, &memory, &options, &Log::default(), &mut |_| Ok(()))
 }

@@ -123,7 +123,7 @@ fn run_on(cache: &Path, graph: &Graph, options: &RunOptions) -> (Report, Vec<Nod
 }
 
 fn jobs(jobs: u32) -> RunOptions {
-    RunOptions { jobs, ..RunOptions::default() }
+    RunOptions { jobs: Some(jobs), ..RunOptions::default() }
 }
 
 /// The most stages whose names begin with `prefix` that were at work at the same time.

@@ -38,6 +38,11 @@ pub fn common() -> Value {
         "on": { "type": "string", "pattern": r"^(process$|\$)", "description":
             "`process`: the stage runs in a process of its own, so that a crash or a lack of memory costs only this \
              node. By default it runs in the process of the run." },
+        "publish": { "type": ["string", "object"], "description":
+            "A folder under `outputs/` of the run's folder in which the outputs of the stage appear as links to the \
+             cache, or with { path: FOLDER, copy: true } as copies.",
+            "properties": { "path": { "type": "string" }, "copy": { "type": "boolean" } },
+            "required": ["path"], "additionalProperties": false },
     })
 }
 

@@ -1,0 +1,65 @@
+//! `publish:` of a stage: its outputs appear in the folder of the run, below `outputs/`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+
+use super::data::get::{Written, copy_file, copy_folder};
+use crate::analysis;
+use crate::data::is_parquet;
+use crate::engine::{Graph, NodeReport};
+use crate::runs::PUBLISHED;
+use crate::store::Store;
+use output::{Destination, NewFolder};
+
+/// Publishes what the nodes made, and leaves what stands there already. What a loop handed on and did not keep is left out.
+/// Returns a line for everything that could not be published.
+pub(crate) fn publish(graph: &Graph, nodes: &[NodeReport], store: &Store, folder: &Path) -> Vec<String> {
+    let published =
+        graph.selected().map(|id| graph.node(id)).filter(|node| node.call.policy.publish.is_some());
+    let mut published = published.peekable();
+    if published.peek().is_none() {
+        return Vec::new();
+    }
+    let done: HashMap<&str, &NodeReport> = nodes.iter().map(|node| (node.node.as_str(), node)).collect();
+    let mut missing = Vec::new();
+    for node in published {
+        let Some(done) = done.get(node.name.as_str()) else { continue };
+        let copy = node.call.policy.publish.as_ref().is_some_and(|publish| publish.copy);
+        for (index, path) in node.published() {
+            let Some(output) = done.outputs.get(index).filter(|output| !output.passing) else { continue };
+            let source = store.blob_path(&output.digest);
+            let place = folder.join(PUBLISHED).join(&path);
+            if let Err(error) = put(&source, place, copy) {
+                let what = format!("output `{}` of {} is not published", output.name, node.name);
+                missing.push(format!("{what}: {error:#}"));
+            }
+        }
+    }
+    missing
+}
+
+fn put(source: &Path, mut place: PathBuf, copy: bool) -> anyhow::Result<()> {
+    ensure!(source.exists(), "it is no longer in the cache");
+    if place.extension().is_none() && source.is_file() && is_parquet(source)? {
+        place.set_extension("parquet");
+    }
+    let around = place.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(around).with_context(|| format!("cannot create {}", around.display()))?;
+    if !copy {
+        return analysis::point(&place, source).with_context(|| format!("cannot link {}", place.display()));
+    }
+    match place.symlink_metadata() {
+        Ok(there) if there.is_symlink() => fs::remove_file(&place)?,
+        Ok(_) => return Ok(()),
+        Err(_) => {}
+    }
+    let mut written = Written::default();
+    match source.is_dir() {
+        true => NewFolder::new(&place)?.make(|new| copy_folder(source, new, false, &mut written)),
+        false => Destination::new(&place, "copy of an output", |_| false)?
+            .write(|new| copy_file(source, new, false, &mut written)),
+    }
+}

@@ -1,0 +1,72 @@
+//! The *site file*: what a place has, as opposed to what an experiment does. Nothing of it counts for a key.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::diagnostic::Diagnostics;
+use super::errors::Errors;
+use super::load::is_linked;
+use super::policy::{self, Place};
+use super::source::Source;
+use super::spec::Reader;
+use super::tree::{Key, Tree, Value};
+use crate::resources::Limit;
+
+/// The name of the site file beside a pipeline.
+pub const SITE_FILE: &str = "triplay.yaml";
+
+/// What a place has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Site {
+    /// The limits of resources. They replace those of the pipeline.
+    pub resources: BTreeMap<String, Limit>,
+}
+
+impl Site {
+    /// A place that says nothing.
+    pub const BARE: &Site = &Site { resources: BTreeMap::new() };
+
+    /// Reads the site file beside a pipeline, if there is one. A pipeline of that name is none.
+    pub fn beside(pipeline: &Path) -> Result<Site, Diagnostics> {
+        let path = pipeline.with_file_name(SITE_FILE);
+        if !path.exists() || is_linked(&path) {
+            return Ok(Site::default());
+        }
+        let source = Source::read(&path)?;
+        let tree = Tree::parse(&source)?;
+        if tree.get("pipeline").is_some() {
+            return Ok(Site::default());
+        }
+        Site::of(&source, &tree)
+    }
+
+    /// Reads a site file.
+    pub fn read(path: &Path) -> Result<Site, Diagnostics> {
+        let source = Source::read(path)?;
+        let tree = Tree::parse(&source)?;
+        Site::of(&source, &tree)
+    }
+
+    fn of(source: &Source, tree: &Tree) -> Result<Site, Diagnostics> {
+        let errors = Errors::new(source);
+        let reader = Reader { errors: &errors };
+        match &tree.value {
+            Value::Map(_) | Value::Null => {}
+            other => {
+                let message = format!(
+                    "a site file must be a map such as {{ resources: {{ gpu: 2 }} }}, found {}",
+                    other.describe()
+                );
+                errors.at::<()>(tree.at, message);
+            }
+        }
+        reader.known_keys(tree, "a site file", &["resources"]);
+        let entries = tree.get("resources").map(|tree| reader.named(tree, "resources")).unwrap_or_default();
+        let limit = |(key, tree): &(Key, Tree)| {
+            Some((key.name.clone(), policy::read_limit(&errors, &key.name, tree, Place::Site)?))
+        };
+        let resources = entries.iter().filter_map(limit).collect();
+        errors.finish()?;
+        Ok(Site { resources })
+    }
+}
