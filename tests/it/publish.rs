@@ -13,7 +13,7 @@ stages:
   draw:
     kind: exec
     command: mkdir -p plots tree/deep; echo plot > plots/heat.svg; echo leaf > tree/deep/leaf
-    outputs: { heat: { type: file, path: plots/heat.svg }, tree: folder }
+    outputs: { heat: { type: text, path: plots/heat.svg }, tree: folder }
     publish: figures
   jar: { kind: exec, command: "echo ${herb} > jar.txt", outputs: { jar: { type: text, path: jar.txt } }, matrix: { herb: [moss, rue] }, publish: jars }
   named: { kind: exec, command: "echo ${herb} > out", outputs: { out: text }, matrix: { herb: [moss, rue] }, publish: "by/${herb}" }
@@ -82,7 +82,7 @@ fn two_stages_that_publish_at_one_path_and_paths_out_of_the_run_are_errors() {
     };
     check("x", "y").ok();
     check("x", "x").fails(2, "p.yaml: a and b must publish at different paths, found `x/out` and `x/out`");
-    check("x", "x/out/y").fails(2, "found `x/out` and `x/out/y`");
+    check("x", "x/out/y").fails(2, "found `x/out` and `x/out/y/out`");
     check("x-1", "x").ok();
     for path in ["/tmp/x", "../x", "x/../../y", "''", "7"] {
         check(path, "y").fails(2, "`publish` must be a path within the run's folder such as figures");

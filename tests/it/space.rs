@@ -31,6 +31,12 @@ impl Seen {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
     }
 
+    /// Asserts success.
+    pub(crate) fn ok(self) -> Seen {
+        assert_eq!(self.code, Some(0), "{}{}", self.out, self.err);
+        self
+    }
+
     /// Asserts an error: its exit code and a part of its text; nothing may have panicked.
     pub(crate) fn fails(&self, code: i32, expected: &str) {
         assert!(!self.err.contains("panicked"), "{}", self.err);

@@ -161,7 +161,7 @@ fn a_run_that_broke_off_goes_on_with_the_same_decisions() {
         let space = Space::new();
         let store = space.store();
         let root = store.add_root(space.folder.path(), "").unwrap();
-        let (memory, options) = (Memory::new(1 << 20), RunOptions { jobs: 1, ..RunOptions::default() });
+        let (memory, options) = (Memory::new(1 << 20), RunOptions { jobs: Some(1), ..RunOptions::default() });
         let mut told = 0;
         let plan = held(&graph, &store, &root);
         let report = run(plan, &root, &store, &memory, &options, &Log::default(), &mut |_| {
@@ -205,7 +205,7 @@ fn each_seed_and_each_ablation_decides_for_itself() {
     let store = space.store();
     let root = store.add_root(space.folder.path(), "").unwrap();
     let (log, mut nodes) = (Log::default(), Vec::new());
-    let (memory, options) = (Memory::new(1 << 20), RunOptions { jobs: 2, ..RunOptions::default() });
+    let (memory, options) = (Memory::new(1 << 20), RunOptions { jobs: Some(2), ..RunOptions::default() });
     let report = run(held(&graph, &store, &root), &root, &store, &memory, &options, &log, &mut |node| {
         nodes.push(node.clone());
         Ok(())
@@ -301,7 +301,7 @@ fn rounds_hand_on_checkpoints_that_go_before_the_loop_is_at_its_end() {
     let graph = space.load(GROW, &["above=100"]).unwrap();
     let (store, log) = (space.store(), Log::default());
     let root = store.add_root(space.folder.path(), "").unwrap();
-    let (memory, options) = (Memory::new(1 << 20), RunOptions { jobs: 1, ..RunOptions::default() });
+    let (memory, options) = (Memory::new(1 << 20), RunOptions { jobs: Some(1), ..RunOptions::default() });
     let (mut first, mut left) = (None, None);
     run(held(&graph, &store, &root), &root, &store, &memory, &options, &log, &mut |node| {
         if node.node == "grow[1]/more" {

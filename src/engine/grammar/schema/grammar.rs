@@ -38,11 +38,9 @@ pub fn common() -> Value {
         "on": { "type": "string", "pattern": r"^(process$|\$)", "description":
             "`process`: the stage runs in a process of its own, so that a crash or a lack of memory costs only this \
              node. By default it runs in the process of the run." },
-        "publish": { "type": ["string", "object"], "description":
+        "publish": { "$ref": "#/$defs/publish", "description":
             "A folder under `outputs/` of the run's folder in which the outputs of the stage appear as links to the \
-             cache, or with { path: FOLDER, copy: true } as copies.",
-            "properties": { "path": { "type": "string" }, "copy": { "type": "boolean" } },
-            "required": ["path"], "additionalProperties": false },
+             cache, or with { path: FOLDER, copy: true } as copies." },
     })
 }
 
@@ -132,6 +130,11 @@ pub(super) fn grammar(registry: &Registry) -> Map<String, Value> {
                 "pattern": PARAMETER } },
         "combinations": { "type": "array",
             "items": { "type": "object", "minProperties": 1, "propertyNames": { "pattern": NAME } } },
+        "publish": { "type": ["string", "object"], "required": ["path"], "additionalProperties": false,
+            "properties": {
+                "path": { "type": "string", "description": "The folder, under `outputs/` of the run's folder." },
+                "copy": { "type": ["boolean", "string"], "pattern": PARAMETER, "description":
+                    "Whether the outputs are copied; by default they are links to the cache." } } },
         "retry": { "type": ["integer", "object", "string"], "minimum": 0, "pattern": PARAMETER,
             "properties": {
                 "times": { "type": ["integer", "string"], "minimum": 0, "pattern": PARAMETER,
