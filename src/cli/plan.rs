@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use super::args::{ExplainArgs, PlanArgs, RunArgs};
 use super::pipeline::{find, load, load_selected, open, print_warnings};
 use crate::engine::{
-    Change, Content, Graph, GraphVariant, NodeId, NodeReport, Plan, Reason, State, What, differences,
+    Change, Content, Graph, GraphVariant, InputBinding, NodeId, NodeReport, Plan, Reason, State, What,
+    differences,
 };
 use crate::runs::{self, Run, bare_rounds};
 use crate::store::{Digest, Selection, Store, ignored_below};
@@ -215,9 +216,18 @@ impl<'a> ExplainedPlan<'a> {
         Some((key, runs::manifest(self.store, &key)?))
     }
 
+    /// What changed of a node, as far as it is known; what a user changed comes before the outputs that it reads.
     fn changes(&self, id: NodeId) -> Option<Vec<Change>> {
         let (_, before) = self.before(id)?;
-        Some(differences(&before, &self.plan.manifest(id)?))
+        let graph = self.plan.graph;
+        let digest = |feed: &InputBinding| match feed {
+            InputBinding::File(index) => Some(json!(graph.files[*index].digest)),
+            _ => None,
+        };
+        let own: Vec<Value> = graph.node(id).feeds.iter().filter_map(digest).collect();
+        let mut changes = differences(&before, &self.plan.manifest(id));
+        changes.sort_by_key(|change| change.what == What::Input && !own.contains(&change.to));
+        Some(changes)
     }
 
     fn why(&self, id: NodeId) -> StatusReason {
@@ -366,8 +376,12 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     if let Some(key) = plan.key(id) {
         println!("key: {key}");
     }
-    let changed = changes.as_ref().is_some_and(|changes| !changes.is_empty());
-    if status != Status::Hit && !(status == Status::Run && changed) {
+    let changed = changes.as_ref().filter(|changes| !changes.is_empty());
+    if let (Status::Unknown, Some(changes), Some(run)) = (status, changed, &against) {
+        println!("its own changes since run {run}:");
+        changes.iter().for_each(|change| println!("  {change}"));
+    }
+    if status != Status::Hit && !(status == Status::Run && changed.is_some()) {
         println!("why: {}", told.why(id).text);
     }
     if status == Status::Skipped {

@@ -1,0 +1,7 @@
+# Measures a model on the held-out rows of a fold: score.sh MODEL FOLD
+set -eu
+. src/lib/table.sh
+rows "$2/held.csv" | awk -F, -v slope="$(expected "$1")" '
+    { error = slope * $2 - $3; sum += error * error; n++ }
+    END { printf "{\"held\": {\"error\": %.3f, \"rows\": %d}}\n", sqrt(sum / n), n }
+'
