@@ -4,6 +4,8 @@
 //! `cargo bench --bench engine`; after `--`, any of `noop cold hash publish get` chooses parts. All of it takes a quarter of an
 //! hour and 5 GiB of disk below the target folder, most of it to fill caches with 100,000 nodes.
 //!
+//! `BENCH_DIR` names the folder to work in, such as one on a file system with reflinks for `get`.
+//!
 //! Peers are used where they are installed, on the `PATH` or in `.venv/bin`:
 //! `python3 -m venv .venv && .venv/bin/pip install -r benches/peers/requirements.txt` (of which this bench needs
 //! `ninja` and `snakemake`), and `cargo install b3sum`.
@@ -198,9 +200,10 @@ fn installed(name: &str) -> Option<String> {
     places.find(|place| place.is_file()).map(|place| place.to_string_lossy().into_owned())
 }
 
-/// A folder on the disk where cargo builds; `/tmp` may be memory.
+/// A folder in `BENCH_DIR`, or on the disk where cargo builds; `/tmp` may be memory.
 fn folder() -> anyhow::Result<TempDir> {
-    Ok(tempdir_in(env!("CARGO_TARGET_TMPDIR"))?)
+    let place = std::env::var_os("BENCH_DIR");
+    Ok(tempdir_in(place.unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into()))?)
 }
 
 /// How nodes depend on each other: each on the one before, or all on the same.
