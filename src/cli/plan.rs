@@ -219,15 +219,19 @@ impl<'a> ExplainedPlan<'a> {
     /// What changed of a node, as far as it is known; what a user changed comes before the outputs that it reads.
     fn changes(&self, id: NodeId) -> Option<Vec<Change>> {
         let (_, before) = self.before(id)?;
-        let graph = self.plan.graph;
-        let digest = |feed: &InputBinding| match feed {
-            InputBinding::File(index) => Some(json!(graph.files[*index].digest)),
-            _ => None,
-        };
-        let own: Vec<Value> = graph.node(id).feeds.iter().filter_map(digest).collect();
         let mut changes = differences(&before, &self.plan.manifest(id));
-        changes.sort_by_key(|change| change.what == What::Input && !own.contains(&change.to));
+        changes.sort_by_key(|change| self.is_fed(id, change));
         Some(changes)
+    }
+
+    /// Whether a change is that of an output that a node reads, and not of a file of the user's.
+    fn is_fed(&self, id: NodeId, change: &Change) -> bool {
+        let graph = self.plan.graph;
+        let is_own = |feed: &InputBinding| match feed {
+            InputBinding::File(index) => change.to == json!(graph.files[*index].digest),
+            _ => false,
+        };
+        change.what == What::Input && !graph.node(id).feeds.iter().any(is_own)
     }
 
     fn why(&self, id: NodeId) -> StatusReason {
@@ -453,30 +457,27 @@ fn ignored(inputs: &[Content]) -> anyhow::Result<Vec<Ignored>> {
     Ok(found)
 }
 
-/// If the content of an input differs, prints the nodes upstream that caused it, with their own changes.
+/// Prints the nodes upstream that caused the changes of outputs that a node reads, with what changed of themselves.
 fn print_causes(told: &ExplainedPlan, id: NodeId, changes: &[Change]) {
-    if !changes.iter().any(|change| change.what == What::Input) {
-        return;
-    }
     let mut causes: BTreeMap<&str, String> = BTreeMap::new();
-    let mut open = vec![id];
-    while let Some(id) = open.pop() {
-        for source in told.plan.graph.sources(told.plan.graph.node(id)) {
+    let mut open = vec![(id, changes.to_vec())];
+    let mut seen = HashSet::from([id]);
+    while let Some((id, changes)) = open.pop() {
+        if !changes.iter().any(|change| told.is_fed(id, change)) {
+            continue;
+        }
+        for source in told.plan.graph.sources(told.plan.graph.node(id)).filter(|source| seen.insert(*source))
+        {
             let changes = told.changes(source).unwrap_or_default();
-            // If no node that feeds this one changed, the changed input is a file outside the cache.
-            let mut feeders = told.plan.graph.sources(told.plan.graph.node(source));
-            let fed = feeders.any(|id| told.changes(id).is_some_and(|changes| !changes.is_empty()));
-            let is_cause = |change: &&Change| change.what != What::Input || !fed;
-            let own: Vec<String> = changes.iter().filter(is_cause).map(Change::to_string).collect();
-            if !own.is_empty() {
-                causes.insert(told.name(source), own.join("; "));
-            } else if !changes.is_empty() && !causes.contains_key(told.name(source)) {
-                causes.insert(told.name(source), String::new());
-                open.push(source);
+            let own = changes.iter().filter(|change| !told.is_fed(source, change));
+            let own: Vec<String> = own.map(Change::to_string).collect();
+            match own.is_empty() {
+                true => open.push((source, changes)),
+                false => drop(causes.insert(told.name(source), own.join("; "))),
             }
         }
     }
-    for (name, cause) in causes.iter().filter(|(_, cause)| !cause.is_empty()) {
+    for (name, cause) in causes {
         println!("  because of {name}: {cause}");
     }
 }

@@ -196,12 +196,28 @@ fn a_change_in_a_module_runs_what_imports_it_and_a_compiled_one_nothing() {
         "the scores are the same"
     );
 
+    let first = fs::read_dir(space.path("results/train")).unwrap().map(|run| run.unwrap().file_name()).min();
+    let against = |more: &[&str]| {
+        let args = [
+            "pipeline",
+            "explain",
+            "train.yaml",
+            "score[low,1]",
+            "--against",
+            first.as_ref().unwrap().to_str().unwrap(),
+        ];
+        space.does(&[&args[..], more].concat()).out
+    };
+    let score = against(&[]);
+    assert!(
+        score.contains("  input inputs.src/lib: ") && !score.contains("because of"),
+        "its model is the same: {score}"
+    );
+
     // Against an earlier run, what changed of its own comes before what changed upstream.
     space.write("src/lib/table.sh", &space.read("src/lib/table.sh").replace("$1 * $2", "$1 * $2 * 1.1"));
     space.pipeline("train.yaml", &["--set", "steps=30"]);
-    let first = fs::read_dir(space.path("results/train")).unwrap().map(|run| run.unwrap().file_name()).min();
-    let against = ["pipeline", "explain", "train.yaml", "score[low,1]", "--set", "steps=30", "--against"];
-    let score = space.does(&[&against[..], &[first.unwrap().to_str().unwrap()]].concat()).out;
+    let score = against(&["--set", "steps=30"]);
     let own = score.find("  input inputs.src/lib: ").expect(&score);
     let upstream = score.find("  input inputs.model: ").expect(&score);
     assert!(own < upstream && upstream < score.find("  because of fit[low,1]: ").expect(&score), "{score}");

@@ -34,7 +34,7 @@ pub(crate) fn command(args: &GetArgs) -> anyhow::Result<ExitCode> {
     let mut copied = None;
     let copy = |new: &Path| -> anyhow::Result<()> {
         let made = copied.insert(copy_content(&target.path, new, args.link)?);
-        target.verify(made.digest, &args.target)
+        made.digest.map_or(Ok(()), |digest| target.verify(digest, &args.target))
     };
     if target.content == Content::Folder {
         let (source, place) = (target.path.canonicalize()?, std::path::absolute(&args.out)?);

@@ -10,7 +10,7 @@ mod table;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use crate::data::is_parquet;
 use crate::runs::Run;
@@ -71,6 +71,12 @@ impl Target {
         };
         let run = Run::find(run)?;
         let (output, path) = run.output(node)?;
+        // An output is never a symbolic link, which may lead anywhere.
+        ensure!(
+            !path.is_symlink(),
+            "{} is damaged: its digest differs from the recorded one",
+            path.display()
+        );
         if path.exists() {
             return Target::new(path, Some((output.artifact.clone(), output.digest)));
         }
