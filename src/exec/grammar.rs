@@ -134,9 +134,10 @@ pub(crate) fn foreign(params: &Value) -> Option<CheckError> {
     let found: Vec<_> = FOREIGN.iter().filter(|(key, _)| params.get(*key).is_some()).collect();
     if let Some((first, _)) = found.first() {
         let keys: Vec<String> = found.iter().map(|(key, _)| format!("`{key}`")).collect();
-        let ours: Vec<String> = found.iter().map(|(key, ours)| format!("for `{key}`: {ours}")).collect();
-        let message = format!("keys must have the names of triplay, found {}", keys.join(", "));
-        return Some(CheckError::at(*first, format!("{message}\n  help: write {}", ours.join("\n        "))));
+        let help: String =
+            found.iter().map(|(key, ours)| format!("\n  help: for `{key}` write {ours}")).collect();
+        let message = format!("keys must have the names of triplay, found {}{help}", keys.join(", "));
+        return Some(CheckError::at(*first, message));
     }
     let files = params.get("inputs")?.as_array()?;
     let file = files.first().and_then(Value::as_str).unwrap_or("FILE");

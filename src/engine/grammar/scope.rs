@@ -181,7 +181,7 @@ impl<'a> Scope<'a> {
             Ok(reference) => reference,
             Err(message) => {
                 let error = errors.error(at, message);
-                return errors.add(match text.contains(['/', '.']) {
+                return errors.add(match text.contains('/') {
                     true => error.help(format!("a file or folder of yours is {{ path: {text} }}")),
                     false => error,
                 });
