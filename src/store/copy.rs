@@ -1,9 +1,8 @@
-//! Copies contents to where the user wants them, and hashes what it reads for that: each file while it is still in the page cache,
-//! and other threads copy meanwhile. Links and reflinks read nothing.
+//! Copies contents to where the user wants them, and hashes what it reads for that. Links and reflinks read nothing.
 
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -58,19 +57,17 @@ struct CopiedFile {
 /// Copies a file without its permissions, except that it may be executed: files of the cache are read-only.
 fn copy_file(from: &Path, to: &Path, link: bool) -> io::Result<CopiedFile> {
     let copy = || {
-        let mut source = read::open(from)?;
+        let source = read::open(from)?;
         let metadata = source.metadata()?;
         let (bytes, executable) = (metadata.len(), is_executable(&metadata));
         // A link to a symbolic link would lead where that one leads.
         if link && !from.is_symlink() && fs::hard_link(from, to).is_ok() {
             return Ok(CopiedFile { bytes, executable, digest: None });
         }
-        let mut copy = File::create(to)?;
-        let digest = if clone(&source, &copy) {
-            None
-        } else {
-            io::copy(&mut source, &mut copy)?;
-            Some(Digest::of_file(from)?)
+        let copy = File::create(to)?;
+        let digest = match clone(&source, &copy) {
+            true => None,
+            false => Some(Digest::of_copied(&source, &|at, bytes| copy.write_all_at(bytes, at))?),
         };
         if executable {
             let mode = copy.metadata()?.permissions().mode();
