@@ -86,8 +86,8 @@ impl Project {
         assert_eq!(ran.code, Some(0), "{}", ran.err);
         let mut shell = Command::new("sh");
         shell.args(["-e", "-c", commands]).current_dir(space.path(""));
-        // They write their settings to the home folder, and DVC reports its use.
-        shell.env("HOME", space.path("home")).env("DVC_NO_ANALYTICS", "1");
+        // They write their settings to the home folder, and DVC reports its use. triplay passes no locale on.
+        shell.env("HOME", space.path("home")).env("DVC_NO_ANALYTICS", "1").env("LC_ALL", "C");
         let output = shell.stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         for (original, output) in self.outputs {
