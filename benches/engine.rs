@@ -1,8 +1,10 @@
 //! What the engine costs beyond the work itself, side by side with build tools that are known to be light (ninja), or
-//! known at all (Snakemake), and with `b3sum`. Contenders take turns, so that what else the machine does hits all.
+//! known at all (Snakemake), with `b3sum` and with `cp`. Contenders take turns, so that what else the machine does hits all.
 //!
-//! `cargo bench --bench engine`; after `--`, any of `noop cold hash publish` chooses parts. All of it takes a quarter of an
+//! `cargo bench --bench engine`; after `--`, any of `noop cold hash publish get` chooses parts. All of it takes a quarter of an
 //! hour and 5 GiB of disk below the target folder, most of it to fill caches with 100,000 nodes.
+//!
+//! `BENCH_DIR` names the folder to work in, such as one on a file system with reflinks for `get`.
 //!
 //! Peers are used where they are installed, on the `PATH` or in `.venv/bin`:
 //! `python3 -m venv .venv && .venv/bin/pip install -r benches/peers/requirements.txt` (of which this bench needs
@@ -37,9 +39,9 @@ fn main() -> anyhow::Result<()> {
     let asked: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     if let Some(unknown) =
-        asked.iter().find(|part| !["noop", "cold", "hash", "publish"].contains(&part.as_str()))
+        asked.iter().find(|part| !["noop", "cold", "hash", "publish", "get"].contains(&part.as_str()))
     {
-        bail!("there is no part `{unknown}`: noop, cold, hash, publish");
+        bail!("there is no part `{unknown}`: noop, cold, hash, publish, get");
     }
     let is_asked = |part: &str| asked.is_empty() || asked.iter().any(|asked| asked == part);
     if is_asked("noop") {
@@ -55,6 +57,9 @@ fn main() -> anyhow::Result<()> {
     }
     if is_asked("publish") {
         publish()?;
+    }
+    if is_asked("get") {
+        get()?;
     }
     Ok(())
 }
@@ -195,9 +200,10 @@ fn installed(name: &str) -> Option<String> {
     places.find(|place| place.is_file()).map(|place| place.to_string_lossy().into_owned())
 }
 
-/// A folder on the disk where cargo builds; `/tmp` may be memory.
+/// A folder in `BENCH_DIR`, or on the disk where cargo builds; `/tmp` may be memory.
 fn folder() -> anyhow::Result<TempDir> {
-    Ok(tempdir_in(env!("CARGO_TARGET_TMPDIR"))?)
+    let place = std::env::var_os("BENCH_DIR");
+    Ok(tempdir_in(place.unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into()))?)
 }
 
 /// How nodes depend on each other: each on the one before, or all on the same.
@@ -442,6 +448,38 @@ fn publish() -> anyhow::Result<()> {
     contest.add("adapter alone", 1.0, || (step.borrow_mut())(false));
     contest.add("adapter and base of 2 GiB", 1.0, || (step.borrow_mut())(true));
     contest.hold(21)
+}
+
+/// A folder of 4 GiB like that of a model, with eight large files and 512 small ones, taken out of the cache: copied, and linked.
+fn get() -> anyhow::Result<()> {
+    let folder = folder()?;
+    let space = folder.path();
+    let pipeline = "pipeline: get\nstages:\n  train:\n    kind: exec\n    command: >-\n      mkdir -p model/parts;\n      \
+                    for n in 1 2 3 4 5 6 7 8; do head -c 448M /dev/urandom > model/shard_$n; done;\n      \
+                    for n in $(seq 512); do head -c 1M /dev/urandom > model/parts/$n; done\n    outputs: { model: folder }\n";
+    fs::write(space.join("pipeline.yaml"), pipeline)?;
+    let triplay = |more: &[&'static str]| [&[env!("CARGO_BIN_EXE_triplay")], more].concat();
+    finish(&mut command(space, &triplay(&["pipeline", "run", "pipeline.yaml"])))?;
+    let shelves = fs::read_dir(space.join(".triplay/blobs"))?.flatten();
+    let blobs = shelves.filter_map(|shelf| fs::read_dir(shelf.path()).ok()).flat_map(|shelf| shelf.flatten());
+    let model =
+        blobs.map(|blob| blob.path()).find(|blob| blob.is_dir()).context("the model is in the cache")?;
+    let model = model.to_string_lossy().into_owned();
+    let mut contest = Contest::new("4 GiB in 520 files taken out of the cache".into(), GIGABYTES);
+    let get = ["data", "get", "latest:train", "-o", "copy"];
+    for (who, line) in [
+        ("triplay data get", triplay(&get)),
+        ("cp -a", vec!["cp", "-a", &model, "copy"]),
+        ("triplay data get --link", triplay(&[&get[..], &["--link"]].concat())),
+        ("cp -al", vec!["cp", "-al", &model, "copy"]),
+    ] {
+        contest.add(who, (4u64 << 30) as f64, move || {
+            let _ = fs::remove_dir_all(space.join("copy"));
+            finish(&mut command(space, &["sync"]))?;
+            timed(|| finish(&mut command(space, &line)))
+        });
+    }
+    contest.hold(5)
 }
 
 /// Writes so many MiB, or half of what is free where that is less.

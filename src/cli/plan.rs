@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use super::args::{ExplainArgs, PlanArgs, RunArgs};
 use super::pipeline::{find, load, load_selected, open, print_warnings};
 use crate::engine::{
-    Change, Content, Graph, GraphVariant, NodeId, NodeReport, Plan, Reason, State, What, differences,
+    Change, Content, Graph, GraphVariant, InputBinding, NodeId, NodeReport, Plan, Reason, State, What,
+    differences,
 };
 use crate::runs::{self, Run, bare_rounds};
 use crate::store::{Digest, Selection, Store, ignored_below};
@@ -215,9 +216,22 @@ impl<'a> ExplainedPlan<'a> {
         Some((key, runs::manifest(self.store, &key)?))
     }
 
+    /// What changed of a node, as far as it is known; what a user changed comes before the outputs that it reads.
     fn changes(&self, id: NodeId) -> Option<Vec<Change>> {
         let (_, before) = self.before(id)?;
-        Some(differences(&before, &self.plan.manifest(id)?))
+        let mut changes = differences(&before, &self.plan.manifest(id));
+        changes.sort_by_key(|change| self.is_fed(id, change));
+        Some(changes)
+    }
+
+    /// Whether a change is that of an output that a node reads, and not of a file of the user's.
+    fn is_fed(&self, id: NodeId, change: &Change) -> bool {
+        let graph = self.plan.graph;
+        let is_own = |feed: &InputBinding| match feed {
+            InputBinding::File(index) => change.to == json!(graph.files[*index].digest),
+            _ => false,
+        };
+        change.what == What::Input && !graph.node(id).feeds.iter().any(is_own)
     }
 
     fn why(&self, id: NodeId) -> StatusReason {
@@ -366,8 +380,12 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     if let Some(key) = plan.key(id) {
         println!("key: {key}");
     }
-    let changed = changes.as_ref().is_some_and(|changes| !changes.is_empty());
-    if status != Status::Hit && !(status == Status::Run && changed) {
+    let changed = changes.as_ref().filter(|changes| !changes.is_empty());
+    if let (Status::Unknown, Some(changes), Some(run)) = (status, changed, &against) {
+        println!("its own changes since run {run}:");
+        changes.iter().for_each(|change| println!("  {change}"));
+    }
+    if status != Status::Hit && !(status == Status::Run && changed.is_some()) {
         println!("why: {}", told.why(id).text);
     }
     if status == Status::Skipped {
@@ -439,30 +457,27 @@ fn ignored(inputs: &[Content]) -> anyhow::Result<Vec<Ignored>> {
     Ok(found)
 }
 
-/// If the content of an input differs, prints the nodes upstream that caused it, with their own changes.
+/// Prints the nodes upstream that caused the changes of outputs that a node reads, with what changed of themselves.
 fn print_causes(told: &ExplainedPlan, id: NodeId, changes: &[Change]) {
-    if !changes.iter().any(|change| change.what == What::Input) {
-        return;
-    }
     let mut causes: BTreeMap<&str, String> = BTreeMap::new();
-    let mut open = vec![id];
-    while let Some(id) = open.pop() {
-        for source in told.plan.graph.sources(told.plan.graph.node(id)) {
+    let mut open = vec![(id, changes.to_vec())];
+    let mut seen = HashSet::from([id]);
+    while let Some((id, changes)) = open.pop() {
+        if !changes.iter().any(|change| told.is_fed(id, change)) {
+            continue;
+        }
+        for source in told.plan.graph.sources(told.plan.graph.node(id)).filter(|source| seen.insert(*source))
+        {
             let changes = told.changes(source).unwrap_or_default();
-            // If no node that feeds this one changed, the changed input is a file outside the cache.
-            let mut feeders = told.plan.graph.sources(told.plan.graph.node(source));
-            let fed = feeders.any(|id| told.changes(id).is_some_and(|changes| !changes.is_empty()));
-            let is_cause = |change: &&Change| change.what != What::Input || !fed;
-            let own: Vec<String> = changes.iter().filter(is_cause).map(Change::to_string).collect();
-            if !own.is_empty() {
-                causes.insert(told.name(source), own.join("; "));
-            } else if !changes.is_empty() && !causes.contains_key(told.name(source)) {
-                causes.insert(told.name(source), String::new());
-                open.push(source);
+            let own = changes.iter().filter(|change| !told.is_fed(source, change));
+            let own: Vec<String> = own.map(Change::to_string).collect();
+            match own.is_empty() {
+                true => open.push((source, changes)),
+                false => drop(causes.insert(told.name(source), own.join("; "))),
             }
         }
     }
-    for (name, cause) in causes.iter().filter(|(_, cause)| !cause.is_empty()) {
+    for (name, cause) in causes {
         println!("  because of {name}: {cause}");
     }
 }

@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
-use super::data::get::{Written, copy_file, copy_folder};
 use crate::analysis;
 use crate::data::is_parquet;
 use crate::engine::{Graph, NodeReport};
 use crate::runs::PUBLISHED;
-use crate::store::Store;
+use crate::store::{Digest, Store, copy_content};
 use output::{Destination, NewFolder};
 
 /// Publishes what the nodes made, and leaves what stands there already. What a loop handed on and did not keep is left out.
@@ -32,7 +31,7 @@ pub(crate) fn publish(graph: &Graph, nodes: &[NodeReport], store: &Store, folder
             let Some(output) = done.outputs.get(index).filter(|output| !output.passing) else { continue };
             let source = store.blob_path(&output.digest);
             let place = folder.join(PUBLISHED).join(&path);
-            if let Err(error) = put(&source, place, copy) {
+            if let Err(error) = put(&source, &output.digest, place, copy) {
                 let what = format!("output `{}` of {} is not published", output.name, node.name);
                 missing.push(format!("{what}: {error:#}"));
             }
@@ -41,7 +40,7 @@ pub(crate) fn publish(graph: &Graph, nodes: &[NodeReport], store: &Store, folder
     missing
 }
 
-fn put(source: &Path, mut place: PathBuf, copy: bool) -> anyhow::Result<()> {
+fn put(source: &Path, digest: &Digest, mut place: PathBuf, copy: bool) -> anyhow::Result<()> {
     ensure!(source.exists(), "it is no longer in the cache");
     if place.extension().is_none() && source.is_file() && is_parquet(source)? {
         place.set_extension("parquet");
@@ -56,10 +55,14 @@ fn put(source: &Path, mut place: PathBuf, copy: bool) -> anyhow::Result<()> {
         Ok(_) => return Ok(()),
         Err(_) => {}
     }
-    let mut written = Written::default();
+    let copy = |new: &Path| -> anyhow::Result<()> {
+        let copied = copy_content(source, new, false)?;
+        let is_whole = copied.digest.is_none_or(|found| found == *digest);
+        ensure!(is_whole, "it is damaged in the cache: run `triplay cache verify`, and then the pipeline again");
+        Ok(())
+    };
     match source.is_dir() {
-        true => NewFolder::new(&place)?.make(|new| copy_folder(source, new, false, &mut written)),
-        false => Destination::new(&place, "copy of an output", |_| false)?
-            .write(|new| copy_file(source, new, false, &mut written)),
+        true => NewFolder::new(&place)?.make(copy),
+        false => Destination::new(&place, "copy of an output", |_| false)?.write(copy),
     }
 }

@@ -44,7 +44,8 @@ pub struct Change {
     pub to: Value,
 }
 
-/// All differences between the manifest of a record and that of a node now.
+/// All differences between the manifest of a record and that of a node now. Of an input whose digest is `null`, because it is not
+/// known yet, nothing is said.
 pub fn differences(before: &Value, now: &Value) -> Vec<Change> {
     let mut changes = Vec::new();
     for (field, what) in [
@@ -69,6 +70,9 @@ fn compare(path: &str, before: &Value, now: &Value, changes: &mut Vec<Change>) {
         return;
     }
     if let (Some(from), Some(to)) = (input(before), input(now)) {
+        if to.is_null() && now.get("digest").is_some() {
+            return;
+        }
         let (what, path) = match now.get("variable").and_then(Value::as_str) {
             None => (What::Input, path.to_owned()),
             // By its name, not by its place in a list.
@@ -186,6 +190,8 @@ mod tests {
         });
         let mut now = before.clone();
         assert_eq!(differences(&before, &now), []);
+        now["params"]["data"] = json!({ "digest": null });
+        assert_eq!(differences(&before, &now), [], "not known yet");
         now["version"] = json!(2);
         now["params"]["lr"] = json!(0.002);
         now["params"]["data"] = digest("b");

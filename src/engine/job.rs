@@ -175,24 +175,29 @@ pub struct Limits {
 impl Job {
     /// What counts for the key, as recorded.
     pub fn counted(&self, kind: &Kind) -> Value {
-        let mut fields = of_call(kind, &self.params, &self.numerics);
-        // The path of a file does not count.
-        let plain = self.inputs.iter().map(|content| match content {
-            Content::Digest { digest, .. } => json!({ "digest": digest }),
-            variable => json!(variable),
-        });
-        fields.insert("inputs".into(), plain.collect());
-        if self.draws {
-            fields.insert("position".into(), json!(self.position));
-            fields.insert("seed".into(), json!(self.seed.to_hex()));
-        }
-        Value::Object(fields)
+        let inputs = self.inputs.iter().map(|content| content.borrowed().counted());
+        let drawn = self.draws.then_some((&self.position[..], self.seed));
+        counted(of_call(kind, &self.params, &self.numerics), inputs, drawn)
     }
 
     /// The key of its outputs; `None` if an input's content is unknown.
     pub fn key(&self, kind: &Kind) -> Option<Digest> {
         key_of(&self.counted(kind))
     }
+}
+
+/// What counts for a key: of the call, of the inputs, and where the stage draws.
+pub(super) fn counted(
+    mut call: Map<String, Value>,
+    inputs: impl Iterator<Item = Value>,
+    drawn: Option<(&[u32], Seed)>,
+) -> Value {
+    call.insert("inputs".into(), inputs.collect());
+    if let Some((position, seed)) = drawn {
+        call.insert("position".into(), json!(position));
+        call.insert("seed".into(), json!(seed.to_hex()));
+    }
+    Value::Object(call)
 }
 
 /// The key of a job from what was recorded of it; `None` if that is not a record of a job.
@@ -231,6 +236,14 @@ pub(super) enum Borrowed<'a> {
 }
 
 impl Borrowed<'_> {
+    /// As it is recorded: the path of a file does not count.
+    pub(crate) fn counted(&self) -> Value {
+        match self.to_owned() {
+            Content::Digest { digest, .. } => json!({ "digest": digest }),
+            variable => json!(variable),
+        }
+    }
+
     pub(crate) fn to_owned(&self) -> Content {
         match self {
             Borrowed::Digest(digest, file) => Content::Digest {

@@ -1,9 +1,9 @@
 //! Makes the job and the key of a node, as soon as the content of all its inputs is known.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::graph::{Graph, InputBinding, Node, NodeId, ResolvedInput, StageTemplate};
-use super::job::{Borrowed, Job, JobOutput, Key, Limits, Numerics, of_call};
+use super::job::{Borrowed, Job, JobOutput, Key, Limits, Numerics, counted, of_call};
 use store::{Blob, Digest, canonical_digest};
 
 /// The job of a node, if all its inputs are known; `known` returns the outputs of the nodes that feed it.
@@ -53,6 +53,20 @@ pub(crate) fn key_of_node<'a>(
         key.draws(&node.position, node.seed.bytes());
     }
     Some(key.digest())
+}
+
+/// What counts for the key of a node, as far as it is known: the digest of another input is null.
+pub(crate) fn counted_so_far<'a>(
+    graph: &Graph,
+    node: &Node,
+    known: impl Fn(NodeId) -> Option<&'a [Blob]>,
+) -> Value {
+    let StageTemplate { kind, decoded, numerics, .. } = &*node.call;
+    let inputs = node.feeds.iter().map(|feed| {
+        content(graph, feed, &known).map_or_else(|| json!({ "digest": null }), |content| content.counted())
+    });
+    let drawn = decoded.draws.then_some((&node.position[..], node.seed));
+    counted(of_call(kind, &decoded.params, numerics), inputs, drawn)
 }
 
 fn content<'g, 'a>(

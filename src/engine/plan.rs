@@ -36,7 +36,7 @@ use super::decision;
 use super::execute::named;
 use super::graph::{Graph, InputBinding, Node, NodeId, ResolvedInput, StageTemplate};
 use super::job::{Job, in_place};
-use super::keys::{job_of_node, key_of_node};
+use super::keys::{counted_so_far, job_of_node, key_of_node};
 use super::kind::Output;
 use super::report::{NodeOutput, NodeReport};
 use super::resources::{GPU, Needs};
@@ -748,10 +748,9 @@ impl<'a> Plan<'a> {
         is_there
     }
 
-    /// The manifest of a node, if its inputs are known: see [`in_place`].
-    pub fn manifest(&self, id: NodeId) -> Option<serde_json::Value> {
-        self.key(id)?;
-        Some(in_place(self.job(id)?.counted(self.graph.node(id).call.kind)))
+    /// The manifest of a node: see [`in_place`]. An input that is not known yet has the digest `null`.
+    pub fn manifest(&self, id: NodeId) -> serde_json::Value {
+        in_place(counted_so_far(self.graph, self.graph.node(id), |source| self.outputs(source)))
     }
 
     /// For each node the first one upstream whose outputs are not known although its inputs are, else the node itself.

@@ -9,9 +9,10 @@ use rustix::process::Signal;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 
 use super::{DATASETS, LOG, SEED};
-use engine::{InputVariable, is_name};
+use engine::{CheckError, InputVariable, is_name};
 
 /// A word of a command or a variable's value: text, or any scalar as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +111,43 @@ fn is_type(name: &str) -> bool {
     const OTHERS: [&str; 8] =
         ["metrics", "rewards", "scores", "preferences", "model", "tokenizer", "text", "folder"];
     DATASETS.contains(&name) || OTHERS.contains(&name)
+}
+
+/// Keys of the stages of DVC and the rules of Snakemake, and what is written here.
+const FOREIGN: [(&str, &str); 9] = [
+    ("cmd", "command: …"),
+    ("shell", "command: …"),
+    ("deps", INPUTS),
+    ("input", INPUTS),
+    ("outs", OUTPUTS),
+    ("output", OUTPUTS),
+    ("metrics", "outputs: { NAME: { type: metrics, path: FILE } }"),
+    ("threads", "resources: { cpu: N }"),
+    ("retries", "retry: N"),
+];
+const INPUTS: &str =
+    "inputs: { NAME: { path: FILE } } for a file of yours, inputs: { NAME: STAGE } for an output";
+const OUTPUTS: &str = "outputs: { NAME: { type: file, path: FILE } }";
+
+/// The error for keys of other programs, and for a list of inputs, as they write it.
+pub(crate) fn foreign(params: &Value) -> Option<CheckError> {
+    let found: Vec<_> = FOREIGN.iter().filter(|(key, _)| params.get(*key).is_some()).collect();
+    if let Some((first, _)) = found.first() {
+        let keys: Vec<String> = found.iter().map(|(key, _)| format!("`{key}`")).collect();
+        let help: String =
+            found.iter().map(|(key, ours)| format!("\n  help: for `{key}` write {ours}")).collect();
+        let message = format!("keys must have the names of triplay, found {}{help}", keys.join(", "));
+        return Some(CheckError::at(*first, message));
+    }
+    let files = params.get("inputs")?.as_array()?;
+    let file = files.first().and_then(Value::as_str).unwrap_or("FILE");
+    let message = "`inputs` must be a map from names in the command's folder to what is there, found a list";
+    Some(CheckError::at(
+        "inputs",
+        format!(
+            "{message}\n  help: write {{ {file}: {{ path: {file} }}, … }}; an output is {{ NAME: STAGE }}"
+        ),
+    ))
 }
 
 /// Checks the names of files within the folder. No two may conflict.

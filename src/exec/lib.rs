@@ -150,7 +150,7 @@ impl Stage for Exec {
     const RUNS_COMMAND: bool = true;
 
     fn retired(params: &Value) -> Option<CheckError> {
-        let codes = params.get("transient")?;
+        let Some(codes) = params.get("transient") else { return grammar::foreign(params) };
         let message = format!(
             "`transient` is part of `retry` now\n  help: write retry: {{ on: {{ exit: {codes} }} }} in its place"
         );

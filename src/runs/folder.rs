@@ -233,11 +233,7 @@ pub fn recorded_at(path: PathBuf, digest: &Digest) -> anyhow::Result<Option<Path
         return Ok(None);
     }
     let found = Digest::of_path(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    anyhow::ensure!(
-        found == *digest,
-        "{} is damaged: its digest differs from the recorded one",
-        path.display()
-    );
+    digest.ensure_is(found, &path)?;
     Ok(Some(path))
 }
 

@@ -40,16 +40,21 @@ impl Digest {
 
     /// The digest of a file's bytes. An executable file has a different digest from a plain file with the same bytes.
     pub fn of_file(path: &Path) -> io::Result<Digest> {
-        let file = read::open(path)?;
+        Digest::of_copied(&read::open(path)?, &|_, _| Ok(()))
+    }
+
+    /// The same for an open file. `copy` is called with the place and the bytes of each block, in any order and on any thread, while
+    /// the block is in the processor's caches.
+    pub(super) fn of_copied(file: &File, copy: CopyBlock) -> io::Result<Digest> {
         let metadata = file.metadata()?;
         let mode = if is_executable(&metadata) { Mode::DeriveKeyMaterial(&EXECUTABLE) } else { Mode::Hash };
-        hash(&file, metadata.len(), mode)
+        hash(file, metadata.len(), mode, copy)
     }
 
     /// The digest of a file's bytes, executable or not: some file systems mark every file as executable.
     pub fn of_file_bytes(path: &Path) -> io::Result<Digest> {
         let file = read::open(path)?;
-        hash(&file, file.metadata()?.len(), Mode::Hash)
+        hash(&file, file.metadata()?.len(), Mode::Hash, &|_, _| Ok(()))
     }
 
     /// Parses 64 hexadecimal digits. A table makes it several times as fast as comparing: three digests are read for each cached
@@ -92,6 +97,9 @@ impl DigestOf {
     }
 }
 
+/// What is done with a block of a file, by its place, while the file is hashed.
+type CopyBlock<'a> = &'a (dyn Fn(u64, &[u8]) -> io::Result<()> + Sync);
+
 /// Whether its owner may execute a file.
 pub(super) fn is_executable(metadata: &Metadata) -> bool {
     metadata.mode() & 0o100 != 0
@@ -105,38 +113,45 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `hash` with the bytes `from..to` of a file, at most one block.
-fn with_block<T>(file: &File, from: u64, to: u64, hash: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
+/// Calls `copy` and `hash` with the bytes `from..to` of a file, at most one block.
+fn with_block<T>(
+    file: &File,
+    from: u64,
+    to: u64,
+    copy: CopyBlock,
+    hash: impl FnOnce(&[u8]) -> T,
+) -> io::Result<T> {
     BUFFER.with_borrow_mut(|buffer| {
         let length = (to - from) as usize;
         if buffer.len() < length {
             buffer.resize(length, 0);
         }
         file.read_exact_at(&mut buffer[..length], from)?;
+        copy(from, &buffer[..length])?;
         Ok(hash(&buffer[..length]))
     })
 }
 
 /// The BLAKE3 hash of a file of `length` bytes, computed by all threads. The file is read rather than mapped: if it is truncated
 /// or a sector cannot be read, reading returns an error, while a map ends the process.
-fn hash(file: &File, length: u64, mode: Mode) -> io::Result<Digest> {
+fn hash(file: &File, length: u64, mode: Mode, copy: CopyBlock) -> io::Result<Digest> {
     let hash = if length <= BLOCK {
-        with_block(file, 0, length, |bytes| hasher(mode).update(bytes).finalize())?
+        with_block(file, 0, length, copy, |bytes| hasher(mode).update(bytes).finalize())?
     } else {
         let left = left_subtree_len(length);
-        let (left, right) = halves(file, 0, left, length, mode)?;
+        let (left, right) = halves(file, (0, left, length), mode, copy)?;
         hazmat::merge_subtrees_root(&left, &right, mode)
     };
     Ok(Digest(*hash.as_bytes()))
 }
 
 /// The chaining value of the bytes `from..to`, which are a subtree of the whole.
-fn subtree(file: &File, from: u64, to: u64, mode: Mode) -> io::Result<ChainingValue> {
+fn subtree(file: &File, from: u64, to: u64, mode: Mode, copy: CopyBlock) -> io::Result<ChainingValue> {
     if to - from > BLOCK {
-        let (left, right) = halves(file, from, from + left_subtree_len(to - from), to, mode)?;
+        let (left, right) = halves(file, (from, from + left_subtree_len(to - from), to), mode, copy)?;
         return Ok(hazmat::merge_subtrees_non_root(&left, &right, mode));
     }
-    with_block(file, from, to, |bytes| {
+    with_block(file, from, to, copy, |bytes| {
         let mut hasher = hasher(mode);
         hasher.set_input_offset(from).update(bytes).finalize_non_root()
     })
@@ -144,12 +159,12 @@ fn subtree(file: &File, from: u64, to: u64, mode: Mode) -> io::Result<ChainingVa
 
 fn halves(
     file: &File,
-    from: u64,
-    middle: u64,
-    to: u64,
+    (from, middle, to): (u64, u64, u64),
     mode: Mode,
+    copy: CopyBlock,
 ) -> io::Result<(ChainingValue, ChainingValue)> {
-    let (left, right) = rayon::join(|| subtree(file, from, middle, mode), || subtree(file, middle, to, mode));
+    let half = |from, to| move || subtree(file, from, to, mode, copy);
+    let (left, right) = rayon::join(half(from, middle), half(middle, to));
     Ok((left?, right?))
 }
 

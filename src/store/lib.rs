@@ -3,6 +3,7 @@
 
 mod canonical;
 mod claim;
+mod copy;
 mod digest;
 mod disk;
 mod error;
@@ -30,6 +31,7 @@ mod upkeep;
 
 pub use canonical::canonical_digest;
 pub use claim::{Claim, Claimed};
+pub use copy::{Copied, copy_content};
 pub use digest::{Digest, DigestOf};
 pub use disk::{Blob, Cleaned, Frozen, Pins, Store};
 pub use error::{Error, Result};

@@ -39,6 +39,17 @@ impl Digest {
         }
     }
 
+    /// An error unless `found`, the digest of the content at a path, is this one, which was recorded.
+    pub fn ensure_is(&self, found: Digest, path: &Path) -> io::Result<()> {
+        match found == *self {
+            true => Ok(()),
+            false => Err(io::Error::other(format!(
+                "{} is damaged: its digest differs from the recorded one",
+                path.display()
+            ))),
+        }
+    }
+
     /// The digest of a file of the user's, or of those files of a folder that count.
     pub fn of_input(path: &Path, selection: &Selection) -> io::Result<Digest> {
         match path.is_dir() {

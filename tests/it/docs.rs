@@ -1,5 +1,5 @@
 //! Checks the examples of `docs/first-pipeline.md`, `docs/pipelines.md`, `docs/data.md`, `docs/results.md` and the guides: writes their files, runs their
-//! commands, each section in a folder of its own, and compares the output with the page.
+//! commands, each section in a folder of its own, and compares the output with the page. `moving.rs` checks the pages on moving.
 //!
 //! A fenced block with `file=NAME` in its info string is a file. A `console` block has commands (`$ …`, for `sh`) and, below
 //! each, its standard output and error together. `…` stands for any text within a line, a line of `…` for any lines. The number
@@ -70,6 +70,11 @@ fn the_guide_to_rewards_says_what_is_true_and_shows_the_term_as_it_is() {
 
 /// Checks a page, which must have more than `least` commands.
 fn says_what_is_true(page: &str, least: usize) {
+    says_what_is_true_in(&|_| (), page, least);
+}
+
+/// The same; `prepare` fills the folder in which each section begins.
+pub(crate) fn says_what_is_true_in(prepare: &dyn Fn(&Space), page: &str, least: usize) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
     let mut sections = read(&std::fs::read_to_string(path).unwrap());
     if std::process::Command::new("python3").arg("--version").output().is_err() {
@@ -78,14 +83,15 @@ fn says_what_is_true(page: &str, least: usize) {
     let commands =
         |section: &Section| section.steps.iter().filter(|step| matches!(step, Step::Run { .. })).count();
     assert!(sections.iter().map(commands).sum::<usize>() > least, "the page is read");
-    let different: Vec<String> = sections.iter().flat_map(play).collect();
+    let different: Vec<String> = sections.iter().flat_map(|section| play(section, prepare)).collect();
     assert!(different.is_empty(), "{}", different.join("\n"));
 }
 
 /// Does the steps of a section and returns the differences.
-fn play(section: &Section) -> Vec<String> {
+fn play(section: &Section, prepare: &dyn Fn(&Space)) -> Vec<String> {
     let space = Space::new();
     std::fs::remove_file(space.path("small.yaml")).unwrap();
+    prepare(&space);
     let mut different = Vec::new();
     for step in &section.steps {
         match step {

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::space::copy_folder;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -71,25 +73,13 @@ fn the_diffs_of_the_guides_apply() {
     }
 }
 
-/// All files of the sources that a build needs.
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &to),
-            false => drop(fs::copy(entry.path(), to).unwrap()),
-        }
-    }
-}
-
 #[test]
 #[ignore = "compiles; .ci/run does it after clippy, which has checked all dependencies"]
 fn what_the_guides_add_compiles() {
     let workspace = tempfile::tempdir().unwrap();
     let there = |name: &str| -> PathBuf { workspace.path().join(name) };
     for folder in ["src", "pipelines", "datasets", "examples", "benches", "tests/peers", "tests/it"] {
-        copy(&root().join(folder), &there(folder));
+        copy_folder(&root().join(folder), &there(folder));
     }
     for file in ["Cargo.toml", "Cargo.lock", "README.md"] {
         fs::copy(root().join(file), there(file)).unwrap();

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::{Command, Stdio};
 
 use crate::space::Space;
 
@@ -76,6 +77,30 @@ fn every_output_is_shown_and_copied() {
     assert_eq!(get("brew.cellar", "linked", &["--link"]).code, Some(0));
     let linked = fs::metadata(space.path("linked/wine")).unwrap();
     assert!(linked.nlink() > 1 && linked.permissions().readonly());
+}
+
+#[test]
+fn a_copy_of_a_damaged_output_is_refused_and_nothing_is_left_of_it() {
+    let space = Space::new();
+    space.write("small.yaml", EVERYTHING);
+    let summary = space.run(&[]);
+    for (output, file) in [("brew.cellar", "wine"), ("brew.bytes", "")] {
+        let digest = space.digests(&summary)[output].clone();
+        let blob = space.path(".triplay/blobs").join(&digest[..2]).join(&digest);
+        let blob = if blob.is_dir() { blob.join(file) } else { blob };
+        fs::set_permissions(&blob, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&blob, "new").unwrap();
+        let mut reflink = Command::new("cp");
+        reflink.args(["--reflink=always", "small.yaml", "reflink"]).current_dir(space.path(""));
+        let get = space.triplay(&["data", "get", &format!("latest:{output}"), "-o", "copy"]);
+        // A reflink reads nothing.
+        if reflink.stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+            return;
+        }
+        get.fails(2, "is damaged: its digest differs from the recorded one");
+        assert!(get.err.contains("run `triplay cache verify`"), "{}", get.err);
+        assert!(!space.path("copy").exists());
+    }
 }
 
 #[test]

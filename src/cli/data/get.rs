@@ -1,7 +1,5 @@
 //! `triplay data get`: copies an output of a run out of the cache.
 
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,7 +7,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 
 use super::{Content, Target};
-use crate::store::{Digest, files_below, read};
+use crate::store::{Copied, Digest, copy_content};
 use output::{Destination, NewFolder, Overwrite, println, several, size};
 
 #[derive(Args)]
@@ -27,13 +25,17 @@ pub(crate) struct GetArgs {
 }
 
 pub(crate) fn command(args: &GetArgs) -> anyhow::Result<ExitCode> {
-    let target = Target::find(&args.target)?;
+    let target = Target::locate(&args.target)?;
     ensure!(
-        !args.link || target.artifact.is_some(),
+        !args.link || target.recorded.is_some(),
         "`{}` must be an output of a run for --link, found a file or folder of yours",
         args.target
     );
-    let mut written = Written::default();
+    let mut copied = None;
+    let copy = |new: &Path| -> anyhow::Result<()> {
+        let made = copied.insert(copy_content(&target.path, new, args.link)?);
+        made.digest.map_or(Ok(()), |digest| target.verify(digest, &args.target))
+    };
     if target.content == Content::Folder {
         let (source, place) = (target.path.canonicalize()?, std::path::absolute(&args.out)?);
         ensure!(
@@ -41,53 +43,17 @@ pub(crate) fn command(args: &GetArgs) -> anyhow::Result<ExitCode> {
             "`--out` must not be in the folder that is copied, found {}",
             args.out.display()
         );
-        NewFolder::new(&args.out)?.make(|new| copy_folder(&target.path, new, args.link, &mut written))?;
+        NewFolder::new(&args.out)?.make(copy)?;
     } else {
         // An earlier copy may be replaced.
         let source = target.path.clone();
         let digest = |file: &Path| Digest::of_file(file).ok();
         let is_own = move |file: &Path| digest(file).is_some_and(|found| digest(&source) == Some(found));
         let place = Destination::with_force(&args.out, "copy of this output", args.overwrite, is_own)?;
-        place.write(|new| copy_file(&target.path, new, args.link, &mut written))?;
+        place.write(copy)?;
     }
-    println!("{}: {}, {}", args.out.display(), several(written.files, "file"), size(written.bytes));
+    if let Some(Copied { files, bytes, .. }) = copied {
+        println!("{}: {}, {}", args.out.display(), several(files, "file"), size(bytes));
+    }
     Ok(ExitCode::SUCCESS)
-}
-
-/// What was written.
-#[derive(Default)]
-pub(crate) struct Written {
-    files: usize,
-    bytes: u64,
-}
-
-pub(crate) fn copy_folder(from: &Path, to: &Path, link: bool, written: &mut Written) -> anyhow::Result<()> {
-    fs::create_dir(to)?;
-    for (name, file) in files_below(from, None)? {
-        let to = to.join(name);
-        to.parent().map_or(Ok(()), fs::create_dir_all)?;
-        copy_file(&file, &to, link, written)?;
-    }
-    Ok(())
-}
-
-/// Copies a file without its permissions, except that it may be executed: files of the cache are read-only. The kernel makes the
-/// copy a reflink on file systems that have them.
-pub(crate) fn copy_file(from: &Path, to: &Path, link: bool, written: &mut Written) -> anyhow::Result<()> {
-    let context = || format!("cannot copy {}", from.display());
-    written.files += 1;
-    written.bytes += from.metadata().with_context(context)?.len();
-    if link && fs::hard_link(from, to).is_ok() {
-        return Ok(());
-    }
-    let copy = || -> std::io::Result<()> {
-        let (mut source, mut copy) = (read::open(from)?, File::create(to)?);
-        std::io::copy(&mut source, &mut copy)?;
-        let mode = copy.metadata()?.permissions().mode();
-        match source.metadata()?.permissions().mode() & 0o100 {
-            0 => Ok(()),
-            _ => copy.set_permissions(Permissions::from_mode(mode | (mode & 0o444) >> 2)),
-        }
-    };
-    copy().with_context(context)
 }

@@ -10,17 +10,17 @@ mod table;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use crate::data::is_parquet;
-use crate::runs::{Run, recorded_at};
-use crate::store::read;
+use crate::runs::Run;
+use crate::store::{Digest, read};
 
 /// A file or folder that a command line names: one of the user's, or an output of a run's node.
 struct Target {
     path: PathBuf,
-    /// The type of the output.
-    artifact: Option<String>,
+    /// Of an output: its type, and the digest that was recorded.
+    recorded: Option<(String, Digest)>,
     content: Content,
 }
 
@@ -48,8 +48,18 @@ impl Content {
 }
 
 impl Target {
-    /// Finds what `text` names; an output of a run must have its recorded content.
+    /// Finds what `text` names; an output of a run must have its recorded content. Folders are not read for that: only their list is
+    /// shown.
     fn find(text: &str) -> anyhow::Result<Target> {
+        let target = Target::locate(text)?;
+        if target.content != Content::Folder && target.recorded.is_some() {
+            target.verify(Digest::of_file(&target.path)?, text)?;
+        }
+        Ok(target)
+    }
+
+    /// Finds what `text` names, without reading all of it.
+    fn locate(text: &str) -> anyhow::Result<Target> {
         let path = Path::new(text);
         if path.exists() {
             return Target::new(path.to_owned(), None);
@@ -61,32 +71,45 @@ impl Target {
         };
         let run = Run::find(run)?;
         let (output, path) = run.output(node)?;
-        let found = recorded_at(path, &output.digest).with_context(|| {
-            format!("`{node}`; run `triplay cache verify`, which puts damaged files aside, and then the pipeline again")
-        })?;
-        match found {
-            Some(path) => Target::new(path, Some(output.artifact.clone())),
-            None if output.passing => bail!(
+        // An output is never a symbolic link, which may lead anywhere.
+        ensure!(
+            !path.is_symlink(),
+            "{} is damaged: its digest differs from the recorded one",
+            path.display()
+        );
+        if path.exists() {
+            return Target::new(path, Some((output.artifact.clone(), output.digest)));
+        }
+        if output.passing {
+            bail!(
                 "`{node}` was evicted: its loop keeps only the last of these; with `keep: all` in the loop, the next run of the \
                  pipeline makes all of them again and keeps them"
-            ),
-            None => bail!(
-                "`{node}` is no longer in the cache {}; run the pipeline again to make it",
-                run.record.cache.display()
-            ),
+            )
         }
+        bail!(
+            "`{node}` is no longer in the cache {}; run the pipeline again to make it",
+            run.record.cache.display()
+        )
     }
 
-    fn new(path: PathBuf, artifact: Option<String>) -> anyhow::Result<Target> {
-        let content = content(&path, artifact.as_deref());
+    fn new(path: PathBuf, recorded: Option<(String, Digest)>) -> anyhow::Result<Target> {
+        let content = content(&path, recorded.as_ref().map(|(artifact, _)| artifact.as_str()));
         let content = content.with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Target { path, artifact, content })
+        Ok(Target { path, recorded, content })
+    }
+
+    /// An error if `found`, the digest of its content, is not the recorded one.
+    fn verify(&self, found: Digest, text: &str) -> anyhow::Result<()> {
+        let Some((_, recorded)) = &self.recorded else { return Ok(()) };
+        recorded.ensure_is(found, &self.path).with_context(|| {
+            format!("`{text}`; run `triplay cache verify`, which puts damaged files aside, and then the pipeline again")
+        })
     }
 
     /// What it is, for errors: its type and content.
     fn describe(&self) -> String {
-        match &self.artifact {
-            Some(artifact) => format!("{} of type `{artifact}`", self.content.name()),
+        match &self.recorded {
+            Some((artifact, _)) => format!("{} of type `{artifact}`", self.content.name()),
             None => self.content.name().to_owned(),
         }
     }

@@ -175,7 +175,7 @@ impl Decoder<'_> {
     /// Replaces the pipeline's parameters.
     fn substitution<'s>(&'s self, labels: &'s Labels<'s>) -> Substitution<'s> {
         let (errors, params, budget, used) = (self.errors, self.params, self.budget, &self.warnings.params);
-        Substitution { errors, params, axes: &[], uses: (used, used), labels, budget }
+        Substitution { errors, params, axes: &[], label: "", uses: (used, used), labels, budget }
     }
 
     fn rounds(&self, spec: &LoopSpec, around: &Labels) -> Rounds {
@@ -335,9 +335,9 @@ impl Decoder<'_> {
             return Draft::Broken(&spec.name);
         };
         let of_matrix = Uses::default();
-        let variant = |axes: &[(&str, &Tree)]| {
+        let variant = |label: &str, axes: &[(&str, &Tree)]| {
             let uses = (&self.warnings.params, &of_matrix);
-            let substitution = Substitution { axes, uses, ..self.substitution(labels) };
+            let substitution = Substitution { axes, label, uses, ..self.substitution(labels) };
             let common = [&spec.seed, &spec.resources, &spec.timeout, &spec.retry, &spec.on, &spec.publish];
             let [seed, resources, timeout, retry, on, publish] =
                 common.map(|tree| tree.as_ref().and_then(|tree| substitution.apply(tree)));
@@ -369,12 +369,12 @@ impl Decoder<'_> {
             Some(DraftVariant { body, uses, decoded, seed, policy })
         };
         let variants = match (&spec.matrix, combinations) {
-            (None, _) => vec![(None, variant(&[]))],
+            (None, _) => vec![(None, variant("", &[]))],
             (Some(_), None) => return Draft::Broken(&spec.name),
             (Some(_), Some(all)) => {
                 let decoded = all.iter().enumerate().map(|(index, one)| {
                     self.errors.in_variant(Some(one.label.as_str()).filter(|_| index > 0));
-                    (Some(one.label.clone()), variant(&one.params))
+                    (Some(one.label.clone()), variant(&one.label, &one.params))
                 });
                 let mut variants: Vec<(Option<String>, Option<DraftVariant>)> = decoded.collect();
                 policy::publish_apart(&mut variants);

@@ -116,6 +116,8 @@ pub(crate) struct Substitution<'a> {
     pub params: &'a Params,
     /// The parameters of a combination of a matrix. They hide the pipeline's.
     pub axes: &'a [(&'a str, &'a Tree)],
+    /// The label of that combination: those of its axes, with commas between them.
+    pub label: &'a str,
     /// What is used of the pipeline's parameters, and of the matrix's.
     pub uses: (&'a Uses, &'a Uses),
     /// The variants of the stages in scope, for `stage[*]`.
@@ -229,18 +231,29 @@ impl Substitution<'_> {
         if let Some(path) = text.strip_prefix('$').filter(|path| is_path(path)) {
             return self.walk(&self.lookup(path, at)?.clone().placed(at), false);
         }
+        let is_variant = Reference::parse(text).is_ok_and(|reference| reference.variant.is_some());
         let (mut out, mut rest) = (String::new(), text);
         while let Some((before, after)) = rest.split_once("${") {
             let Some((path, after)) = after.split_once('}') else {
                 return self.errors.at(at, "`${` must be closed by a `}`");
             };
             out += before;
-            let text = self.lookup(path, at)?.to_text();
+            let value = self.lookup(path, at)?;
+            let text = match self.label_of(path).filter(|_| is_variant) {
+                Some(label) => label.to_owned(),
+                None => value.to_text(),
+            };
             self.budget.take(self.errors, at, VALUE + text.len())?;
             out += &text;
             rest = after;
         }
         self.counted(Tree::new(Value::Text(out + rest), at))
+    }
+
+    /// The label that an axis has in this combination.
+    fn label_of(&self, axis: &str) -> Option<&str> {
+        let index = self.axes.iter().position(|(name, _)| *name == axis)?;
+        self.label.split(',').nth(index)
     }
 
     /// The value of `name` or `name.key.key`.

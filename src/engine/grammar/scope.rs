@@ -179,7 +179,13 @@ impl<'a> Scope<'a> {
     pub(crate) fn resolve(&self, errors: &Errors, text: &str, at: At) -> Option<Found> {
         let reference = match Reference::parse(text) {
             Ok(reference) => reference,
-            Err(message) => return errors.at(at, message),
+            Err(message) => {
+                let error = errors.error(at, message);
+                return errors.add(match text.contains('/') {
+                    true => error.help(format!("a file or folder of yours is {{ path: {text} }}")),
+                    false => error,
+                });
+            }
         };
         let name = &reference.name;
         let error = |message: String| errors.error(at, message);

@@ -288,7 +288,8 @@ impl Reader<'_> {
                 let error = self.errors.error(name.at, message);
                 self.errors.add::<()>(match close {
                     Some((meant, key)) => error.help(format!("did you mean `{meant}` instead of `{key}`?")),
-                    None => error.help("add what the stage does, such as `kind: generate`"),
+                    None => error
+                        .help("`kind: exec` runs a command; `triplay pipeline kinds` lists the other kinds"),
                 });
                 return Item::Broken(name);
             }

@@ -246,6 +246,22 @@ fn a_star_in_a_list_stands_for_all_variants() {
 }
 
 #[test]
+fn in_the_brackets_of_a_reference_an_axis_is_its_label() {
+    let space = Space::new();
+    let matrix = "matrix: { x: { low: 1, high: { deep: 2 } }, y: [3, 4] }";
+    let yaml = pipeline(
+        "params: { n: 4 }",
+        &format!(
+            "  a: {{ kind: say, text: \"${{x}}-${{y}} \", {matrix} }}\n  \
+             b: {{ kind: join, parts: [\"a[${{x}},${{y}}].out\", \"a[low,${{n}}]\"], {matrix} }}"
+        ),
+    );
+    let ran = space.run(&yaml, &[]);
+    assert_eq!(ran.text(&space, "b[high,3]"), "{\"deep\":2}-3 1-4 ");
+    assert_eq!(ran.text(&space, "b[low,4]"), "1-4 1-4 ");
+}
+
+#[test]
 fn how_a_stage_is_run_is_no_part_of_its_key() {
     let space = Space::new();
     let yaml = |more: &str| {
