@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
@@ -50,15 +50,25 @@ pub fn link_models(folder: &Path, nodes: &[NodeReport], store: &Store) -> Vec<an
         return vec![anyhow::Error::new(error).context(format!("cannot create {}", folder.display()))];
     }
     let mut failures = Vec::new();
+    let place = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
     for (name, output) in link_names(nodes) {
         let (target, link) = (store.blob_path(&output.digest), folder.join(name));
         if target.exists()
-            && let Err(error) = point(&link, &target)
+            && let Err(error) = point(&link, &in_project(&place, &target))
         {
             failures.push(anyhow::Error::new(error).context(format!("cannot link {}", link.display())));
         }
     }
     failures
+}
+
+/// The target of a link in `results/PIPELINE/RUN/models`: from there if both are in one project, which may be moved.
+fn in_project(folder: &Path, target: &Path) -> PathBuf {
+    let project = folder.ancestors().nth(4).filter(|project| project.parent().is_some());
+    match project.and_then(|project| target.strip_prefix(project).ok()) {
+        Some(within) => Path::new("../../../..").join(within),
+        None => target.to_owned(),
+    }
 }
 
 /// Creates a symbolic link, or replaces an existing one.

@@ -12,6 +12,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
 use super::args::{CacheArgs, DEFAULT_CACHE, FileArgs, NodeArgs, RunArgs};
+use super::changed::changed_files;
 use super::ledger::{RUNNING, RunDisplay, RunProgress, last_line, summary};
 use super::registry::registry;
 use super::stopped::stopped;
@@ -20,6 +21,7 @@ use super::trace::Trace;
 use super::{compare, progress};
 use crate::analysis;
 use crate::data::RunMetricRow;
+use crate::engine::progress::Progress;
 use crate::engine::{
     self, Graph, LoadOptions, Memory, NodeId, NodeReport, Plan, Program, Report, RunOptions, State,
 };
@@ -90,6 +92,7 @@ pub(crate) fn check(args: &FileArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub(crate) fn open(cache: &CacheArgs) -> anyhow::Result<Store> {
+    cache.name();
     Ok(Store::open(&cache.cache)?)
 }
 
@@ -122,6 +125,7 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     }
     // Fails for a read-only cache, from which nothing is evicted either.
     let _ = store.begin_session();
+    store.take_kept().iter().for_each(|line| eprintln!("note: {line}"));
     let cleaned = store.cleaned_by_now(waiting)?;
     // Other processes may have written records while this one hashed files or waited.
     store.refresh()?;
@@ -187,6 +191,7 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     let (record, closed) = ledger.close(status, |record| {
         (record.digest, record.files, record.incomplete) = (digest, files, missing);
     });
+    changed_files(&graph, &hash).iter().for_each(|line| ledger.message(line));
     ledger.show_critical_path(&graph);
     warn_trace(ledger.write_trace());
     print_phases(&metrics);

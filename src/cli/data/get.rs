@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 
 use super::{Content, Target};
+use crate::cli::args::RunCacheArgs;
 use crate::store::{Digest, files_below, read};
 use output::{Destination, NewFolder, Overwrite, println, several, size};
 
@@ -24,9 +25,12 @@ pub(crate) struct GetArgs {
     link: bool,
     #[command(flatten)]
     overwrite: Overwrite,
+    #[command(flatten)]
+    cache: RunCacheArgs,
 }
 
 pub(crate) fn command(args: &GetArgs) -> anyhow::Result<ExitCode> {
+    args.cache.name()?;
     let target = Target::find(&args.target)?;
     ensure!(
         !args.link || target.artifact.is_some(),
