@@ -328,6 +328,7 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root
         typed: typed.collect(),
         settings: graph.settings.clone(),
         targets: args.nodes.targets.clone(),
+        forced: args.nodes.force.clone(),
         triplay: env!("CARGO_PKG_VERSION").into(),
         facts: kinds.keys().filter_map(|name| Some((name.clone(), known.facts(name)?))).collect(),
         kinds,

@@ -47,6 +47,9 @@ pub(crate) fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
             if !record.targets.is_empty() {
                 changed.push(format!("only {}", record.targets.join(" ")));
             }
+            if !record.forced.is_empty() {
+                changed.push(format!("forced {}", record.forced.join(" ")));
+            }
             [
                 record.run.clone(),
                 record.pipeline.clone(),
@@ -117,6 +120,9 @@ pub(crate) fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
     println!("pipeline  {} ({})", record.pipeline, record.file.display());
     if !record.targets.is_empty() {
         println!("targets   {}", record.targets.join(" "));
+    }
+    if !record.forced.is_empty() {
+        println!("forced    {}", record.forced.join(" "));
     }
     match record.status.as_str() {
         "running" | "killed" => println!("began     {}", record.began),

@@ -19,7 +19,9 @@ use super::memory::Memory;
 use super::progress::Progress;
 use super::report::{Difference, NodeOutput};
 use super::stage::{FileChanged, Transient};
-use store::{Blob, Cleaned, Digest, Frozen, Named, NamedOutput, Pins, Root, Selection, Store, Workspace};
+use store::{
+    BY_HAND, Blob, Cleaned, Digest, Frozen, Named, NamedOutput, Pins, Root, Selection, Store, Workspace,
+};
 
 /// What every job needs.
 #[derive(Clone, Copy)]
@@ -111,7 +113,7 @@ impl Executor<'_> {
 
     /// The run's ID in the cache.
     fn run(&self) -> &str {
-        self.root.map_or("work", Root::id)
+        self.root.map_or(BY_HAND, Root::id)
     }
 
     fn try_execute(&self, task: &Task) -> anyhow::Result<JobOutcome> {

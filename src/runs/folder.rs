@@ -64,6 +64,9 @@ pub struct RunRecord {
     /// The nodes that the run was asked for, as typed; empty if it was asked for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<String>,
+    /// The nodes that it was to execute although they were cached, as typed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forced: Vec<String>,
     /// The version of triplay.
     pub triplay: String,
     /// The code version of each stage kind that is used.

@@ -42,7 +42,7 @@ pub use pattern::is_like;
 pub use publish::write_durably;
 pub use records::{DigestMap, DigestSet};
 pub use removal::unprotect;
-pub use roots::{Root, Rooted, RunFolderState, recognise};
+pub use roots::{BY_HAND, Root, Rooted, RunFolderState, recognise};
 pub use seed::Seed;
 pub use selection::{IgnoreRules, Selection, is_among};
 pub use session::{Process, Workspace};

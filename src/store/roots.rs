@@ -29,6 +29,9 @@ use super::removal::remove;
 use super::session::Process;
 use super::sharing::Sharing;
 
+/// Stands for the run of a job that was started by hand. Nothing deletes what such jobs save when they fail, as no run is removed.
+pub const BY_HAND: &str = "work";
+
 /// A run of this process.
 pub struct Root {
     id: String,
@@ -45,7 +48,7 @@ pub struct Root {
 pub struct Rooted {
     /// The name of the root.
     pub id: String,
-    /// The run's folder: the one that is there, else the last one that was known.
+    /// The run's folder: the one that is there, else one that cannot be seen from here.
     pub folder: PathBuf,
     /// RFC 3339; empty if it is not known.
     pub began: String,
@@ -227,8 +230,12 @@ impl Store {
                 continue;
             }
             let places = places_of(&self.root, &path);
-            let there = |place: &&Place| place.standing(&self.root) == RunFolderState::There;
-            let folder = places.iter().find(there).or(places.last()).map(|place| place.folder.clone());
+            let folder = places.iter().min_by_key(|place| match place.standing(&self.root) {
+                RunFolderState::There => 0,
+                RunFolderState::Unseen => 1,
+                RunFolderState::Deleted => 2,
+            });
+            let folder = folder.map(|place| place.folder.clone());
             roots.push(Rooted {
                 folder: folder.unwrap_or_default(),
                 began: String::from_utf8_lossy(&read(&path.join("began"))).trim().to_owned(),

@@ -22,6 +22,7 @@ mod layers;
 mod league;
 mod method;
 mod models;
+mod moved;
 mod outputs;
 mod parity;
 mod places;
