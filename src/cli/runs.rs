@@ -296,7 +296,8 @@ fn is_under_way(folder: &Path) -> bool {
 /// and may have the run too; then it is released only by `force`.
 fn release(record: &RunRecord, place: Option<&Path>, force: bool) -> anyhow::Result<Option<PathBuf>> {
     let Some((store, root)) = known(record)? else { return Ok(None) };
-    let was_here = place == Some(&root.folder) || root.standing() == RunFolderState::Deleted;
+    let is_known = root.places().any(|known| Some(known) == place);
+    let was_here = is_known || root.standing() == RunFolderState::Deleted;
     if !was_here || root.is_under_way || renamed(&root).is_some() {
         return Ok(None);
     }

@@ -41,8 +41,10 @@ pub fn read_from(option: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The path without links, as caches record it; a cache that is not there yet has none.
 fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+    let real = path.canonicalize().or_else(|_| std::path::absolute(path));
+    real.unwrap_or_else(|_| path.to_owned())
 }
 
 /// The most parts of a cache's path that are looked for beside a run: `.cache/triplay` has two.

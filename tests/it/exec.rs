@@ -6,8 +6,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use crate::space::{Seen, Space};
 
 /// Runs a pipeline of these stages, with these variables added to triplay's environment.

@@ -69,6 +69,7 @@ impl Yard {
             (&["runs", "show"], "done"),
             (&["runs", "compare", "latest", "latest"], "moss"),
             (&["results", "table", "latest"], "3.000"),
+            (&["results", "plot", "moss", "latest"], "moss of brew"),
             (&["report", "-o", "report.html"], "report.html: "),
         ] {
             let seen = self.triplay(project, &[args, more].concat());
@@ -192,6 +193,8 @@ fn commands_that_read_find_a_cache_that_moved_by_option_and_variable() {
         assert!(seen.code == Some(2) && seen.err.contains("cache"), "{args:?}: {}", seen.err);
     }
     yard.read_all("here", &["--cache", "../moved"]);
+    let export = ["runs", "export", "latest", "--to", "tensorboard", "-o", "out", "--cache", "../moved"];
+    assert_eq!(yard.triplay("here", &export).out, "out: 1 file\n");
     let with = |cache: &str, args: &[&str]| -> Seen {
         let mut command = yard.0.command(args);
         command.current_dir(yard.0.path("here")).env("TRIPLAY_CACHE", cache).output().unwrap().into()
@@ -199,7 +202,7 @@ fn commands_that_read_find_a_cache_that_moved_by_option_and_variable() {
     assert_eq!(with("../moved", &["data", "show", "latest:brew"]).out, "potion\n");
     assert_eq!(with("../moved", &["runs", "log", "latest:brew"]).out, "boiling\n");
     let shown = with("../moved", &["runs", "show", "--json"]).json();
-    assert_eq!(shown["run"]["cache"], yard.real("here/../moved").to_str().unwrap());
+    assert_eq!(shown["run"]["cache"], yard.real("moved").to_str().unwrap());
     let none = yard.triplay("here", &["data", "show", "latest:brew", "--cache", "../none"]);
     none.fails(2, "`--cache` must be the folder of a cache, found none at ../none");
     assert!(!yard.0.path("none").exists());
