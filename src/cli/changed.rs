@@ -34,8 +34,8 @@ pub(crate) fn changed_files(
         nodes.truncate(MOST_NODES);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         lines.push(format!(
-            "note: {} was {how} while the run was under way; the run used its content from before, and the next one executes {}{more} \
-             again",
+            "note: {} was {how} while the run was under way: what is recorded was made from its earlier content, and the next run executes \
+             {}{more} again",
             file.path.display(),
             nodes.join(", ")
         ));

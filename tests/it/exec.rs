@@ -592,8 +592,8 @@ fn sources_that_are_saved_while_a_run_is_under_way_change_nothing_for_it_and_are
         fs::write(&go, "").unwrap();
         let seen = Seen::from(child.wait_with_output().unwrap());
         assert_eq!(seen.code, Some(0), "{}", seen.err);
-        let line = "note: word.txt was changed while the run was under way; the run used its content from before, and the next one \
-                    executes slow again\n";
+        let line = "note: word.txt was changed while the run was under way: what is recorded was made from its earlier content, and the \
+                    next run executes slow again\n";
         assert!(seen.err.contains(line), "{}", seen.err);
         assert!(
             seen.err.contains("note: module was changed ")
