@@ -180,7 +180,9 @@ def test_a_file_that_is_not_as_the_run_wrote_it_is_refused(space: Space, file: s
         triplay.open(results=space.results).metrics()
 
 
-def test_what_the_cache_no_longer_has_is_said_with_what_makes_it_again(space: Space) -> None:
+def test_what_the_cache_no_longer_has_is_said_with_what_makes_it_again(
+    space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
     space.run()
     run = triplay.open(results=space.results)
     measured = run.path("measure")
@@ -205,7 +207,11 @@ def test_what_the_cache_no_longer_has_is_said_with_what_makes_it_again(space: Sp
     moved = space.folder.rename(space.folder.with_name("moved"))
     run = triplay.open(results=moved / "results")
     assert run.cache == moved / ".triplay" and len(run.dataset("measure")) == 1
-    shutil.rmtree(run.cache)
+    # The cache was moved elsewhere, and the environment names its new place.
+    elsewhere = shutil.move(run.cache, space.folder.with_name("elsewhere"))
+    monkeypatch.setenv("TRIPLAY_CACHE", str(elsewhere))
+    assert len(triplay.open(results=moved / "results").dataset("measure")) == 1
+    monkeypatch.delenv("TRIPLAY_CACHE")
     with pytest.raises(triplay.Error, match="found it gone\n  help: put the cache there or beside `results`"):
         triplay.open(results=moved / "results").dataset("measure")
 

@@ -6,6 +6,7 @@ import copy
 import difflib
 import fcntl
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterable
@@ -74,11 +75,7 @@ class Run:
             self.status = self.record["status"].replace("running", "killed")
         self.pipeline: str = self.record["pipeline"]
         self.variants: dict[str, dict[str, Any]] = self.record["params"]
-        self.cache, root = Path(self.record["cache"]), self.record.get("root")
-        if root and not (self.cache / "roots" / root).is_dir():
-            # The project may have been moved together with its cache.
-            places = [above / self.cache.name for above in folder.resolve().parents]
-            self.cache = next((place for place in places if (place / "roots" / root).is_dir()), self.cache)
+        self.cache = _cache(self.record, folder)
         self._again = f"run `triplay pipeline run {self.record['file']}` again, with the same flags"
 
     def __repr__(self) -> str:
@@ -282,6 +279,16 @@ def _inside(folder: Path, name: str) -> Path:
     if (folder / name).is_symlink():
         raise Error(f"`{folder / name}` must be a file, found a symbolic link", "put the file itself there")
     return folder / name
+
+
+def _cache(record: dict[str, Any], folder: Path) -> Path:
+    """The cache of a run: that of `TRIPLAY_CACHE`, one at the same path in a folder around, or the recorded one."""
+    recorded, root = Path(record["cache"]), record.get("root")
+    named = os.environ.get("TRIPLAY_CACHE")
+    ends = [Path(*recorded.parts[-count:]) for count in (1, 2, 3)]
+    near = [above / end for above in folder.resolve().parents for end in ends if not end.is_absolute()]
+    places = [*([Path(named).absolute()] if named else []), *near, recorded]
+    return next((place for place in places if root and (place / "roots" / root).is_dir()), recorded)
 
 
 def _record(folder: Path) -> dict[str, Any]:

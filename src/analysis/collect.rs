@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
@@ -43,26 +43,45 @@ pub fn write(path: &Path, rows: &[RunMetricRow]) -> anyhow::Result<()> {
     new.persist(path).with_context(fail)
 }
 
-/// Links the models that the cache still has into a folder, named by their nodes. Returns the errors; the other models are linked
-/// in any case.
-pub fn link_models(folder: &Path, nodes: &[NodeReport], store: &Store) -> Vec<anyhow::Error> {
-    if let Err(error) = store::create_private(folder) {
+/// Links the models that the cache still has into `models/` of a run's folder, named by their nodes. Returns the errors; the other
+/// models are linked in any case.
+pub fn link_models(run: &Path, nodes: &[NodeReport], store: &Store) -> Vec<anyhow::Error> {
+    let folder = run.join("models");
+    if let Err(error) = store::create_private(&folder) {
         return vec![anyhow::Error::new(error).context(format!("cannot create {}", folder.display()))];
     }
     let mut failures = Vec::new();
     for (name, output) in link_names(nodes) {
-        let (target, link) = (store.blob_path(&output.digest), folder.join(name));
+        let target = store.blob_path(&output.digest);
         if target.exists()
-            && let Err(error) = point(&link, &target)
+            && let Err(error) = link_in_run(run, &Path::new("models").join(name), &target)
         {
-            failures.push(anyhow::Error::new(error).context(format!("cannot link {}", link.display())));
+            failures.push(error);
         }
     }
     failures
 }
 
+/// Links to a content of the cache at a path within the folder of a run, `results/PIPELINE/RUN`. An existing link is replaced. The
+/// link is a relative one if both are in one project, which may be moved.
+pub fn link_in_run(run: &Path, at: &Path, target: &Path) -> anyhow::Result<()> {
+    let place = fs::canonicalize(run).unwrap_or_else(|_| run.to_owned());
+    let project = place.ancestors().nth(3).filter(|project| project.parent().is_some());
+    let target = match project.and_then(|project| target.strip_prefix(project).ok()) {
+        Some(within) => {
+            let up = 2 + at.components().count();
+            let mut target: PathBuf = std::iter::repeat_n("..", up).collect();
+            target.push(within);
+            target
+        }
+        None => target.to_owned(),
+    };
+    let link = run.join(at);
+    point(&link, &target).with_context(|| format!("cannot link {}", link.display()))
+}
+
 /// Creates a symbolic link, or replaces an existing one.
-pub fn point(link: &Path, target: &Path) -> io::Result<()> {
+fn point(link: &Path, target: &Path) -> io::Result<()> {
     match symlink(target, link) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && link.is_symlink() => {
             fs::remove_file(link)?;

@@ -18,7 +18,7 @@ pub mod statistics;
 mod summary;
 mod table;
 
-pub use collect::{collect, link_models, point, read, write};
+pub use collect::{collect, link_in_run, link_models, read, write};
 pub use denominator::{Denominator, Span};
 pub use flat::{FLAT_GROUPS, flat};
 pub use halted::{IN_A_ROW, LIMIT, PHASE, halted, halted_line, tripped};

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-/// The environment variable that names the cache, and the cache where nothing names one.
-pub(crate) const CACHE_VARIABLE: &str = "TRIPLAY_CACHE";
+use crate::runs::{self, CACHE_VARIABLE};
+
+/// The cache where nothing names one.
 pub(crate) const DEFAULT_CACHE: &str = ".triplay";
 
 /// The environment variable that names the site file.
@@ -156,6 +157,8 @@ pub(crate) struct RunsListArgs {
     /// Print one JSON object a run
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub cache: RunCacheArgs,
 }
 
 #[derive(Args)]
@@ -165,6 +168,8 @@ pub(crate) struct RunsLogArgs {
     /// Print on until the node has ended
     #[arg(long, short)]
     pub follow: bool,
+    #[command(flatten)]
+    pub cache: RunCacheArgs,
 }
 
 #[derive(Args)]
@@ -175,6 +180,8 @@ pub(crate) struct RunsShowArgs {
     /// Print one JSON object, with all nodes
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub cache: RunCacheArgs,
 }
 
 #[derive(Args)]
@@ -194,6 +201,8 @@ pub(crate) struct RunsCompareArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub cache: RunCacheArgs,
 }
 
 #[derive(Args)]
@@ -242,6 +251,28 @@ pub(crate) struct CacheArgs {
     pub cache: PathBuf,
 }
 
+impl CacheArgs {
+    /// Has runs that the cache knows read from it.
+    pub(crate) fn name(&self) {
+        runs::prefer_cache(&self.cache);
+    }
+}
+
+/// The cache of a command that reads runs.
+#[derive(Args, Clone)]
+pub(crate) struct RunCacheArgs {
+    /// Read the outputs of runs from this cache [default: TRIPLAY_CACHE if it knows the run, else the run's own]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+}
+
+impl RunCacheArgs {
+    /// Has the outputs of runs read from this cache.
+    pub(crate) fn name(&self) -> anyhow::Result<()> {
+        runs::read_from(self.cache.as_deref())
+    }
+}
+
 #[derive(Args)]
 pub(crate) struct ShowArgs {
     /// A file or folder, or RUN:NODE or RUN:NODE.OUTPUT, such as `latest:play[1]/red[01]/attacks`
@@ -261,6 +292,8 @@ pub(crate) struct ShowArgs {
     /// Of a dataset: print one JSON object a row, with nothing shortened
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub cache: RunCacheArgs,
 }
 
 #[derive(Args)]

@@ -23,6 +23,7 @@ fn existing(cache: &CacheArgs) -> anyhow::Result<Store> {
 pub(crate) fn stats(args: &StatsArgs) -> anyhow::Result<ExitCode> {
     let store = existing(&args.cache)?;
     let usage = store.usage()?;
+    recognise_runs_here(&store)?;
     let roots = store.roots()?;
     let count = |standing| roots.iter().filter(|root| root.standing() == standing).count();
     let (deleted, unseen) = (count(RunFolderState::Deleted), count(RunFolderState::Unseen));
@@ -242,6 +243,7 @@ impl Runs {
     fn of(store: &Store, dry_run: bool) -> anyhow::Result<Runs> {
         let mut runs = Runs::default();
         let mut beside: HashMap<PathBuf, HashMap<String, PathBuf>> = HashMap::new();
+        recognise_runs_here(store)?;
         for root in store.roots()? {
             let is_gone = root.standing() == RunFolderState::Deleted || belongs_to_other_run(&root);
             // A renamed folder still belongs to the run.
@@ -289,6 +291,14 @@ impl Runs {
         self.kept = kept;
         Ok(())
     }
+}
+
+/// Has the cache recognise the runs of this project that were moved: to read them is enough.
+fn recognise_runs_here(store: &Store) -> anyhow::Result<()> {
+    if store.roots()?.iter().any(|root| root.standing() != RunFolderState::There) {
+        Run::all(None).iter().for_each(|folder| drop(Run::read_record(folder)));
+    }
+    Ok(())
 }
 
 /// Whether another run has the folder's name now: after a run is removed, the next may get its name.

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::args::RunArgs;
+use super::args::{RunArgs, RunCacheArgs};
 use super::pipeline;
 use super::registry::registry;
 use crate::analysis::{self, Judged};
@@ -35,9 +35,12 @@ pub(crate) struct JudgeArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    cache: RunCacheArgs,
 }
 
 pub(crate) fn command(args: &JudgeArgs) -> anyhow::Result<ExitCode> {
+    args.cache.name()?;
     let run = Run::find(&args.run)?;
     let gone = || {
         format!(

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use anyhow::ensure;
 use output::eprintln;
 
-use super::args::{CACHE_VARIABLE, DEFAULT_CACHE, RunArgs};
+use super::args::{DEFAULT_CACHE, RunArgs};
 use super::{pipeline, prepare, registry};
 use crate::engine::Registry;
-use crate::runs::Run;
+use crate::runs::{CACHE_VARIABLE, Run};
 
 /// Runs `body` as a program that can run pipelines with these stage kinds, usually `triplay::stages::registry`; returns its exit code, 1
 /// if it failed. A program's `main` is nothing but this call: `exec` stages and stages with `on: process` start the program

@@ -18,6 +18,7 @@ use crate::store::read;
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 pub(crate) fn command(args: &RunsLogArgs) -> anyhow::Result<ExitCode> {
+    args.cache.name()?;
     let Some((name, node)) = args.target.split_once(':') else {
         bail!("the log to print must be RUN:NODE, such as latest:train, found `{}`", args.target)
     };

@@ -3,6 +3,7 @@
 
 mod args;
 mod cache;
+mod changed;
 mod compare;
 mod compare_runs;
 mod data;

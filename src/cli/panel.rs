@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::args::RunCacheArgs;
 use super::league::{LeagueDisplay, show};
 use super::{judge, pipeline};
 use crate::analysis::{self, Panel};
@@ -40,9 +41,12 @@ pub(crate) struct PanelArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    cache: RunCacheArgs,
 }
 
 pub(crate) fn command(args: &PanelArgs) -> anyhow::Result<ExitCode> {
+    args.cache.name()?;
     let run = Run::find(&args.run)?;
     anyhow::ensure!(
         run.ablation.is_none(),

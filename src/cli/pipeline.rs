@@ -12,6 +12,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
 use super::args::{CacheArgs, DEFAULT_CACHE, FileArgs, NodeArgs, RunArgs};
+use super::changed::changed_files;
 use super::ledger::{RUNNING, RunDisplay, RunProgress, last_line, summary};
 use super::publish::publish;
 use super::registry::registry;
@@ -21,6 +22,7 @@ use super::trace::Trace;
 use super::{compare, progress};
 use crate::analysis;
 use crate::data::RunMetricRow;
+use crate::engine::progress::Progress;
 use crate::engine::{
     self, Graph, LoadOptions, Memory, NodeId, NodeReport, Plan, Program, Report, RunOptions, Site, State,
 };
@@ -99,6 +101,7 @@ pub(crate) fn check(args: &FileArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub(crate) fn open(cache: &CacheArgs) -> anyhow::Result<Store> {
+    cache.name();
     Ok(Store::open(&cache.cache)?)
 }
 
@@ -131,6 +134,7 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     }
     // Fails for a read-only cache, from which nothing is evicted either.
     let _ = store.begin_session();
+    store.take_kept().iter().for_each(|line| eprintln!("note: {line}"));
     let cleaned = store.cleaned_by_now(waiting)?;
     // Other processes may have written records while this one hashed files or waited.
     store.refresh()?;
@@ -199,6 +203,7 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     let (record, closed) = ledger.close(status, |record| {
         (record.digest, record.files, record.incomplete) = (digest, files, missing);
     });
+    changed_files(&graph, &hash).iter().for_each(|line| ledger.message(line));
     ledger.show_critical_path(&graph);
     warn_trace(ledger.write_trace());
     print_phases(&metrics);
@@ -330,6 +335,7 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root
         typed: typed.collect(),
         settings: graph.settings.clone(),
         targets: args.nodes.targets.clone(),
+        forced: args.nodes.force.clone(),
         triplay: env!("CARGO_PKG_VERSION").into(),
         facts: kinds.keys().filter_map(|name| Some((name.clone(), known.facts(name)?))).collect(),
         kinds,
@@ -377,7 +383,7 @@ fn collect_files(graph: &Graph, store: &Store, folder: &Path, nodes: &mut [NodeR
     if let Err(error) = analysis::write(&folder.join("metrics.parquet"), &metrics) {
         missing.push(format!("{error:#}"));
     }
-    let unlinked = analysis::link_models(&folder.join("models"), nodes, store);
+    let unlinked = analysis::link_models(folder, nodes, store);
     missing.extend(unlinked.iter().map(|error| format!("{error:#}")));
     missing.extend(publish(graph, nodes, store, folder));
     let files = digests(folder).unwrap_or_else(|error| {

@@ -30,8 +30,8 @@ pub(crate) fn publish(graph: &Graph, nodes: &[NodeReport], store: &Store, folder
         for (index, path) in node.published() {
             let Some(output) = done.outputs.get(index).filter(|output| !output.passing) else { continue };
             let source = store.blob_path(&output.digest);
-            let place = folder.join(PUBLISHED).join(&path);
-            if let Err(error) = put(&source, &output.digest, place, copy) {
+            let at = Path::new(PUBLISHED).join(&path);
+            if let Err(error) = put(&source, &output.digest, folder, at, copy) {
                 let what = format!("output `{}` of {} is not published", output.name, node.name);
                 missing.push(format!("{what}: {error:#}"));
             }
@@ -40,15 +40,16 @@ pub(crate) fn publish(graph: &Graph, nodes: &[NodeReport], store: &Store, folder
     missing
 }
 
-fn put(source: &Path, digest: &Digest, mut place: PathBuf, copy: bool) -> anyhow::Result<()> {
+fn put(source: &Path, digest: &Digest, run: &Path, mut at: PathBuf, copy: bool) -> anyhow::Result<()> {
     ensure!(source.exists(), "it is no longer in the cache");
-    if place.extension().is_none() && source.is_file() && is_parquet(source)? {
-        place.set_extension("parquet");
+    if at.extension().is_none() && source.is_file() && is_parquet(source)? {
+        at.set_extension("parquet");
     }
-    let around = place.parent().unwrap_or(Path::new("."));
+    let place = run.join(&at);
+    let around = place.parent().unwrap_or(run);
     fs::create_dir_all(around).with_context(|| format!("cannot create {}", around.display()))?;
     if !copy {
-        return analysis::point(&place, source).with_context(|| format!("cannot link {}", place.display()));
+        return analysis::link_in_run(run, &at, source);
     }
     match place.symlink_metadata() {
         Ok(there) if there.is_symlink() => fs::remove_file(&place)?,
@@ -58,7 +59,10 @@ fn put(source: &Path, digest: &Digest, mut place: PathBuf, copy: bool) -> anyhow
     let copy = |new: &Path| -> anyhow::Result<()> {
         let copied = copy_content(source, new, false)?;
         let is_whole = copied.digest.is_none_or(|found| found == *digest);
-        ensure!(is_whole, "it is damaged in the cache: run `triplay cache verify`, and then the pipeline again");
+        ensure!(
+            is_whole,
+            "it is damaged in the cache: run `triplay cache verify`, and then the pipeline again"
+        );
         Ok(())
     };
     match source.is_dir() {

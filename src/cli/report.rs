@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 
+use super::args::RunCacheArgs;
 use super::registry::registry;
 use crate::report::{self, Source, Texts};
 use output::{Destination, Overwrite, first_bytes, println, several};
@@ -22,6 +23,8 @@ pub(crate) struct ReportArgs {
     overwrite: Overwrite,
     #[command(flatten)]
     texts: TextArgs,
+    #[command(flatten)]
+    cache: RunCacheArgs,
 }
 
 /// Whether the texts of prompts and models are shown.
@@ -46,6 +49,7 @@ impl TextArgs {
 }
 
 pub(crate) fn command(args: &ReportArgs) -> anyhow::Result<ExitCode> {
+    args.cache.name()?;
     if let Some(index) = (1..args.runs.len()).find(|&index| args.runs[..index].contains(&args.runs[index])) {
         bail!("each run must be given once, found {} twice", args.runs[index]);
     }

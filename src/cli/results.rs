@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::args::RunCacheArgs;
 use super::league::{LeagueDisplay, show};
 use super::panel::PanelArgs;
 use crate::analysis;
@@ -32,8 +33,8 @@ pub(crate) enum ResultsCommand {
     Query {
         // The text is also that of `--help`, where an escaped bracket would show its backslash.
         #[allow(rustdoc::broken_intra_doc_links)]
-        /// The query, and --run RUN, --pipeline NAME, --schema [TABLE], --rows N, --csv, --json, --markdown or --out
-        /// FILE; `triplay results query --help` explains them
+        /// The query, and --run RUN, --pipeline NAME, --schema [TABLE], --rows N, --csv, --json, --markdown, --out FILE
+        /// or --cache DIR; `triplay results query --help` explains them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "SQL AND OPTIONS")]
         _args: Vec<OsString>,
     },
@@ -63,6 +64,8 @@ pub(crate) struct TableArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    cache: RunCacheArgs,
 }
 
 #[derive(Args)]
@@ -84,6 +87,8 @@ pub(crate) struct PlotArgs {
     out: Option<PathBuf>,
     #[command(flatten)]
     overwrite: Overwrite,
+    #[command(flatten)]
+    cache: RunCacheArgs,
 }
 
 pub(crate) fn command(command: &ResultsCommand) -> anyhow::Result<ExitCode> {
@@ -96,6 +101,7 @@ pub(crate) fn command(command: &ResultsCommand) -> anyhow::Result<ExitCode> {
 }
 
 fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
+    args.cache.name()?;
     if args.league {
         return league(args);
     }
@@ -146,6 +152,7 @@ fn or_latest(names: Vec<String>) -> Vec<String> {
 }
 
 fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
+    args.cache.name()?;
     let names = or_latest([args.runs.clone(), args.named.clone()].concat());
     let extension = |out: &PathBuf| out.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     let extension = args.out.as_ref().map(extension);

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::ensure;
@@ -19,6 +19,7 @@ use output::{eprintln, one_line, println, several};
 const MOST_VARIANTS: usize = 2;
 
 pub(crate) fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
+    args.cache.name()?;
     let mut records: Vec<RunRecord> = Vec::new();
     for folder in Run::all(args.pipeline.as_deref()) {
         match Run::read_record(&folder) {
@@ -45,6 +46,9 @@ pub(crate) fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
             changed.extend(variants);
             if !record.targets.is_empty() {
                 changed.push(format!("only {}", record.targets.join(" ")));
+            }
+            if !record.forced.is_empty() {
+                changed.push(format!("forced {}", record.forced.join(" ")));
             }
             [
                 record.run.clone(),
@@ -103,6 +107,7 @@ fn print_table<const N: usize>(heading: &[String; N], rows: &[[String; N]], righ
 }
 
 pub(crate) fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
+    args.cache.name()?;
     let run = Run::find(&args.run)?;
     let record = &run.record;
     let failed = Events::of(&run.folder).failed;
@@ -115,6 +120,9 @@ pub(crate) fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
     println!("pipeline  {} ({})", record.pipeline, record.file.display());
     if !record.targets.is_empty() {
         println!("targets   {}", record.targets.join(" "));
+    }
+    if !record.forced.is_empty() {
+        println!("forced    {}", record.forced.join(" "));
     }
     match record.status.as_str() {
         "running" | "killed" => println!("began     {}", record.began),
@@ -203,6 +211,7 @@ fn named(names: &[String]) -> String {
 }
 
 pub(crate) fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
+    args.cache.name();
     // Finds all runs before it removes any.
     let mut removals: Vec<Removal> = Vec::new();
     let mut unseen: Vec<(Store, Rooted)> = Vec::new();
@@ -243,16 +252,21 @@ pub(crate) fn rm(args: &RunsRmArgs) -> anyhow::Result<ExitCode> {
         let record = Run::read_record(&removal.folder).ok();
         let place = removal.folder.canonicalize().ok();
         removal.remove()?;
-        if let Some(record) = record {
-            // If that fails, `cache gc` finds that the folder was deleted.
-            let _ = release(&record, place.as_deref());
-        }
+        // If that fails, `cache gc` finds that the folder was deleted.
+        let kept = record.and_then(|record| release(&record, place.as_deref(), args.force).ok()?);
         let foreign = match &removal.foreign[..] {
             [] => String::new(),
             foreign => format!(" with {}", named(foreign)),
         };
         let folder = removal.folder.display();
-        println!("removed {folder}{foreign}; `triplay cache gc` frees what only it used");
+        match kept {
+            None => println!("removed {folder}{foreign}; `triplay cache gc` frees what only it used"),
+            Some(other) => println!(
+                "removed {folder}{foreign}; the cache keeps what it used, since the run may also be at {0}, which cannot be seen from \
+                 here: `triplay runs rm --force {0}` releases it",
+                other.display()
+            ),
+        }
     }
     for (store, root) in unseen {
         store.remove_root(&root.id)?;
@@ -278,14 +292,21 @@ fn is_under_way(folder: &Path) -> bool {
     root.is_some_and(|(_, root)| root.is_under_way && is_here(&root))
 }
 
-/// Releases a run whose folder was removed from `place`, unless that folder was a copy.
-fn release(record: &RunRecord, place: Option<&Path>) -> anyhow::Result<()> {
-    let Some((store, root)) = known(record)? else { return Ok(()) };
-    let was_here = place == Some(&root.folder) || root.standing() == RunFolderState::Deleted;
-    match was_here && !root.is_under_way && renamed(&root).is_none() {
-        true => Ok(store.remove_root(&root.id)?),
-        false => Ok(()),
+/// Releases a run whose folder was removed from `place`, unless that folder was a copy. Returns a place that cannot be seen from here
+/// and may have the run too; then it is released only by `force`.
+fn release(record: &RunRecord, place: Option<&Path>, force: bool) -> anyhow::Result<Option<PathBuf>> {
+    let Some((store, root)) = known(record)? else { return Ok(None) };
+    let is_known = root.places().any(|known| Some(known) == place);
+    let was_here = is_known || root.standing() == RunFolderState::Deleted;
+    if !was_here || root.is_under_way || renamed(&root).is_some() {
+        return Ok(None);
     }
+    let mut elsewhere = root.unseen_places().filter(|other| Some(*other) != place);
+    if let Some(other) = elsewhere.next().filter(|_| !force) {
+        return Ok(Some(other.to_owned()));
+    }
+    store.remove_root(&root.id)?;
+    Ok(None)
 }
 
 /// A run in the cache whose folder cannot be seen from here, found by the folder's path or the end of it.
@@ -294,7 +315,10 @@ fn unseen_run(args: &RunsRmArgs, run: &str) -> anyhow::Result<Option<(Store, Roo
         return Ok(None);
     }
     let store = Store::open(&args.cache.cache)?;
-    let is_it = |root: &Rooted| !run.is_empty() && root.folder.ends_with(run.trim_start_matches("./"));
+    let is_it = |root: &Rooted| {
+        let run = run.trim_start_matches("./");
+        !run.is_empty() && root.places().any(|place| place.ends_with(run))
+    };
     let found = store.roots()?.into_iter().filter(is_it);
     let mut unseen: Vec<Rooted> = found.filter(|root| root.standing() != RunFolderState::There).collect();
     ensure!(

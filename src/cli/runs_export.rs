@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 
+use super::args::RunCacheArgs;
 use crate::analysis::export::{Format, Place, Source, export};
 use crate::runs::{Run, Tables, Texts};
 use output::{Overwrite, eprintln, println};
@@ -29,9 +30,12 @@ pub(crate) struct RunsExportArgs {
     /// Always omit the texts of prompts and models
     #[arg(long)]
     redact: bool,
+    #[command(flatten)]
+    cache: RunCacheArgs,
 }
 
 pub(crate) fn command(args: &RunsExportArgs) -> anyhow::Result<ExitCode> {
+    args.cache.name()?;
     let format = args.to;
     // Checked before anything is collected.
     let place = Place::new(&args.out, args.overwrite)?;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
+use super::args::RunCacheArgs;
 use super::registry::registry;
 use super::report::TextArgs;
 use crate::report::{Live, Page};
@@ -24,9 +25,12 @@ pub(crate) struct UiArgs {
     host: String,
     #[command(flatten)]
     texts: TextArgs,
+    #[command(flatten)]
+    cache: RunCacheArgs,
 }
 
 pub(crate) fn command(args: &UiArgs) -> anyhow::Result<ExitCode> {
+    args.cache.name()?;
     // `latest` means the newest run at any time: the page switches when a newer one begins.
     let run = args.run.clone().filter(|run| run != "latest");
     if let Some(run) = &run {

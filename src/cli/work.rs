@@ -18,6 +18,6 @@ pub(crate) fn command(args: &WorkArgs) -> anyhow::Result<ExitCode> {
     listens.context("cannot listen for Ctrl-C")?;
     Ok(match work(&args.job, &args.cache.cache, &registry()) {
         End::Recorded | End::Found | End::Elsewhere => ExitCode::SUCCESS,
-        End::InputsMissing | End::Failed { .. } => ExitCode::FAILURE,
+        End::InputsMissing | End::FileChanged { .. } | End::Failed { .. } => ExitCode::FAILURE,
     })
 }

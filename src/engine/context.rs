@@ -13,7 +13,7 @@ use super::memory::Memory;
 use super::progress::Progress;
 use super::resources::device_name;
 use anyhow::Context as _;
-use store::{Digest, Seed, Selection, Store};
+use store::{Digest, PartialOutput, PartialOutputs, Seed, Selection, Store};
 
 /// An artifact on disk: a file or a folder, and the digest of its content.
 #[derive(Clone, Debug)]
@@ -85,8 +85,11 @@ impl Context<'_> {
     /// The files of an input that count, by their paths in it. If it is a file itself, that has an empty path.
     pub fn files_of<T>(&self, input: &Input<T>) -> anyhow::Result<Vec<(String, PathBuf)>> {
         let path = &self.input(input)?.path;
+        // A private copy of a folder has nothing else in it.
         let selection = match self.content(&input.place) {
-            Some(Content::Digest { path: Some(_), selection, .. }) => Some(selection),
+            Some(Content::Digest { path: Some(original), selection, .. }) if original == path => {
+                Some(selection)
+            }
             _ => None,
         };
         match path.is_dir() {
@@ -187,6 +190,21 @@ impl Context<'_> {
     /// deleted.
     pub fn failure_path(&self, name: &str) -> anyhow::Result<PathBuf> {
         failed_place(self.store, self.run, self.job, name)
+    }
+
+    /// Lists outputs that a command writes in `folder`, by their names and their paths there, so that what it has written is kept
+    /// beside `log` if this process is killed.
+    pub fn partial_outputs<'a>(
+        &self,
+        folder: &Path,
+        log: &Path,
+        outputs: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> anyhow::Result<PartialOutputs> {
+        let outputs = outputs.map(|(name, path)| PartialOutput { name: name.to_owned(), path: path.into() });
+        let kept = log.parent().unwrap_or(log);
+        let (cache, outputs) = (self.store.root(), outputs.collect());
+        let listed = PartialOutputs::list(cache, self.workspace, self.node(), folder, kept, outputs);
+        listed.with_context(|| format!("cannot write in {}", self.workspace.display()))
     }
 
     /// The seed for all randomness of this node. Its kind must declare that it draws.

@@ -12,13 +12,16 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::context::{Artifact, Cancelled, Context, Remember, failed_place};
+use super::copies::PrivateCopies;
 use super::graph::StageTemplate;
-use super::job::{Content, Job};
+use super::job::{Content, Job, JobOutput};
 use super::memory::Memory;
 use super::progress::Progress;
 use super::report::{Difference, NodeOutput};
-use super::stage::Transient;
-use store::{Blob, Cleaned, Digest, Frozen, Named, NamedOutput, Pins, Root, Selection, Store, Workspace};
+use super::stage::{FileChanged, Transient};
+use store::{
+    BY_HAND, Blob, Cleaned, Digest, Frozen, Named, NamedOutput, Pins, Root, Selection, Store, Workspace,
+};
 
 /// What every job needs.
 #[derive(Clone, Copy)]
@@ -28,6 +31,8 @@ pub(super) struct Executor<'a> {
     pub root: Option<&'a Root>,
     pub memory: &'a Memory,
     pub progress: &'a dyn Progress,
+    /// Copies of the user's files.
+    pub copies: &'a PrivateCopies,
 }
 
 /// A job to be done.
@@ -56,6 +61,8 @@ pub(super) enum JobOutcome {
     Checked(Vec<Difference>),
     /// It may succeed another time.
     Transient(anyhow::Error),
+    /// A file of the user's is not what its key says: see [`FileChanged`].
+    FileChanged(anyhow::Error),
     Failed(anyhow::Error),
 }
 
@@ -96,26 +103,32 @@ impl Executor<'_> {
     pub(crate) fn execute(&self, task: &Task) -> JobOutcome {
         let ended = catch_unwind(AssertUnwindSafe(|| self.try_execute(task)));
         ended.unwrap_or_else(|panic| Err(panicked(&*panic))).unwrap_or_else(|error| {
-            match Transient::is(&error) {
-                true => JobOutcome::Transient(error),
-                false => JobOutcome::Failed(error),
+            match (FileChanged::is(&error), Transient::is(&error)) {
+                (true, _) => JobOutcome::FileChanged(error),
+                (false, true) => JobOutcome::Transient(error),
+                (false, false) => JobOutcome::Failed(error),
             }
         })
     }
 
     /// The run's ID in the cache.
     fn run(&self) -> &str {
-        self.root.map_or("work", Root::id)
+        self.root.map_or(BY_HAND, Root::id)
     }
 
     fn try_execute(&self, task: &Task) -> anyhow::Result<JobOutcome> {
-        let Some(inputs) = self.inputs(task)? else { return Ok(JobOutcome::InputsMissing) };
-        let made = self.run_stage(task, &inputs)?;
+        let Some(inputs) = self.inputs(task, FileChanged::before_it_was_read)? else {
+            return Ok(JobOutcome::InputsMissing);
+        };
+        let made = self.run_stage(task, &inputs).map_err(|error| self.copies.with_own_names(error))?;
         // Verified again: somebody may have written to an input while the stage read it.
-        let inputs = self.inputs(task);
+        let inputs = self.inputs(task, FileChanged::while_it_was_read);
         if !matches!(inputs, Ok(Some(_))) {
             self.memory.forget(&made.loaded);
-            return inputs.map(|_| JobOutcome::InputsMissing);
+            return match inputs {
+                Ok(_) => Ok(JobOutcome::InputsMissing),
+                Err(error) => Err(self.kept_for_inspection(task, &made, error)),
+            };
         }
         match &task.check {
             Some(recorded) => self.compare(&task.job, made, recorded).map(JobOutcome::Checked),
@@ -123,13 +136,25 @@ impl Executor<'_> {
         }
     }
 
-    /// The inputs with their paths; `None` if one of them is missing or damaged.
-    fn inputs(&self, task: &Task) -> anyhow::Result<Option<Vec<Artifact>>> {
+    /// The inputs with their paths; `None` if one of them is missing or damaged. `changed` is the error for a file of the user's
+    /// that is not what it was when the plan was made.
+    fn inputs(
+        &self,
+        task: &Task,
+        changed: impl Fn(&Path) -> FileChanged,
+    ) -> anyhow::Result<Option<Vec<Artifact>>> {
         let mut inputs = Vec::with_capacity(task.job.inputs.len());
+        let is_command = task.call.decoded.runs_command;
         for content in &task.job.inputs {
             inputs.push(match content {
                 Content::Digest { digest, path: Some(path), selection } => {
-                    self.outside(path, selection, *digest)?
+                    // A folder that is read in place, such as a model, may name others beside it.
+                    let copy = self.copies.of(path, *digest).filter(|copy| is_command || copy.is_file());
+                    // A command's own copy is verified.
+                    if copy.is_none() && !is_command && !self.is_still(path, selection, *digest)? {
+                        return Err(changed(path).into());
+                    }
+                    Artifact { digest: *digest, path: copy.unwrap_or(path).to_owned() }
                 }
                 Content::Digest { digest, path: None, .. } => match self.store.verified(digest)? {
                     Some(path) => Artifact { digest: *digest, path },
@@ -144,16 +169,27 @@ impl Executor<'_> {
         Ok(Some(inputs))
     }
 
-    /// A file of the user's, which must still be what it was when the plan was made.
-    fn outside(&self, path: &Path, selection: &Selection, digest: Digest) -> anyhow::Result<Artifact> {
-        let now = self.store.digest_of(path, selection, false);
-        let now = now.with_context(|| format!("cannot read {}", path.display()))?;
-        anyhow::ensure!(
-            now == digest,
-            "{} was changed while the run was under way\n  help: run again to use the new content",
-            path.display()
-        );
-        Ok(Artifact { digest, path: path.to_owned() })
+    /// Whether a file or folder of the user's has this content.
+    fn is_still(&self, path: &Path, selection: &Selection, digest: Digest) -> anyhow::Result<bool> {
+        match self.store.digest_of(path, selection, false) {
+            Ok(now) => Ok(now == digest),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// Keeps outputs that may be of either content of a file, and adds to the error where they are.
+    fn kept_for_inspection(&self, task: &Task, made: &Made, error: anyhow::Error) -> anyhow::Error {
+        let keep = |output: &JobOutput| {
+            let place = failed_place(self.store, self.run(), &task.job, &output.name).ok()?;
+            std::fs::rename(made.workspace.path().join(&output.name), &place).ok()?;
+            Some(format!("\n  its output `{}` is kept for inspection: {}", output.name, place.display()))
+        };
+        let kept: String = task.job.outputs.iter().filter_map(keep).collect();
+        match error.downcast::<FileChanged>() {
+            Ok(error) => error.and(kept).into(),
+            Err(error) => error,
+        }
     }
 
     fn run_stage(&self, task: &Task, inputs: &[Artifact]) -> anyhow::Result<Made> {

@@ -427,6 +427,14 @@ impl Graph {
         self.ids().filter(|id| !self.node(*id).left_out)
     }
 
+    /// The files of the user's that a node reads, by their indices in `files`.
+    pub fn files_of(&self, id: NodeId) -> impl Iterator<Item = usize> + '_ {
+        self.node(id).feeds.iter().filter_map(|feed| match feed {
+            InputBinding::File(index) => Some(*index),
+            _ => None,
+        })
+    }
+
     /// The edges from each node to those that it feeds.
     pub fn edges(&self) -> Csr<(), (), Directed, u32> {
         let mut edges: Vec<(u32, u32)> = Vec::new();

@@ -5,6 +5,7 @@
 //! the others (`execute`).
 
 mod context;
+mod copies;
 mod decision;
 mod execute;
 mod explain;
@@ -46,6 +47,6 @@ pub use plan::{Plan, Reason, State, Why, digest_of_keys};
 pub use report::{Checked, Difference, NodeOutput, NodeReport, Report, RunError};
 pub use resources::{Limit, LimitOf};
 pub use run::{RunOptions, run};
-pub use stage::{CheckError, Registry, Stage, Transient};
+pub use stage::{CheckError, FileChanged, Registry, Stage, Transient};
 pub use upstream::{Feeder, Upstream, Views};
 pub use worker::{End, Program, end_processes, work};

@@ -4,7 +4,7 @@
 //! Which node starts first depends on the graph alone, and a node's outputs depend on its inputs alone. So the order in which
 //! nodes end changes no result.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
+use super::copies::{PrivateCopies, Source};
 use super::execute::{Executor, JobOutcome, Placed, Task, in_words, named};
 use super::graph::{NodeId, On};
 use super::job::Retried;
@@ -62,7 +63,20 @@ pub fn run(
 ) -> Report {
     progress.run_started(&plan.graph.pipeline, plan.graph.selected().count());
     let (events, inbox) = channel();
-    let executor = Executor { store, root: Some(root), memory, progress };
+    let copies = match copies(&plan, store) {
+        Ok(copies) => copies,
+        Err(cause) => {
+            progress.run_finished();
+            let failures = vec![RunError { node: "run".into(), cause }];
+            return Report {
+                skipped: plan.left(),
+                unreached: plan.unreached(),
+                failures,
+                ..Report::default()
+            };
+        }
+    };
+    let executor = Executor { store, root: Some(root), memory, progress, copies: &copies };
     let retention = CheckpointRetention::new(&plan);
     let resources = Resources::new(&plan.graph.resources, options.jobs, &plan.devices());
     let report = std::thread::scope(|scope| {
@@ -102,6 +116,18 @@ pub fn run(
     });
     progress.run_finished();
     report
+}
+
+/// Copies of the user's small files that nodes read which are not done.
+fn copies(plan: &Plan, store: &Store) -> anyhow::Result<PrivateCopies> {
+    let is_open = |id: &NodeId| !matches!(plan.state(*id), State::Done { .. } | State::Unreached);
+    let open = plan.graph.selected().filter(is_open);
+    let files: BTreeSet<usize> = open.flat_map(|id| plan.graph.files_of(id)).collect();
+    let sources = files.into_iter().map(|index| {
+        let file = &plan.graph.files[index];
+        Source { path: &file.path, selection: &file.selection, digest: file.digest }
+    });
+    PrivateCopies::make(store, sources, None)
 }
 
 /// How many nodes may be done and not recorded yet: a crash costs at most these.
@@ -614,7 +640,7 @@ impl<'a> Scheduler<'a, '_, '_> {
                     self.delay(id, others, key, why, &error);
                 }
             }
-            JobOutcome::Failed(error) => {
+            JobOutcome::Failed(error) | JobOutcome::FileChanged(error) => {
                 self.fail_all(id, others, error);
             }
         }

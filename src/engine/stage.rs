@@ -1,6 +1,7 @@
 //! The trait of stage kinds, and their registry.
 
 use std::any::Any;
+use std::path::{Path, PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -32,7 +33,8 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     /// Keys under which scalars are text, exactly as typed: there `3.10` is a version and not the number 3.1.
     const VERBATIM: &'static [&'static str] = &[];
 
-    /// Whether it runs a command: then `retry` can choose by exit code and by the text of its log.
+    /// Whether it runs a command. Then `retry` can choose by exit code and by the text of its log, and the stage copies the
+    /// user's files before it reads them and verifies the copies: see [`FileChanged`].
     const RUNS_COMMAND: bool = false;
 
     /// The error for parameters with keys of an earlier version, instead of one for unknown keys.
@@ -102,6 +104,41 @@ impl Transient {
     /// Whether an error, or a cause of it, is marked as transient.
     pub fn is(error: &anyhow::Error) -> bool {
         error.chain().any(|cause| cause.is::<Transient>())
+    }
+}
+
+/// The failure of a stage because a file of the user's has another content than the stage's key says. To try again changes
+/// nothing. Added context does not remove the mark.
+#[derive(Debug, thiserror::Error)]
+#[error("{} {how}\n  help: run again to use the new content{more}", path.display())]
+pub struct FileChanged {
+    path: PathBuf,
+    how: &'static str,
+    more: String,
+}
+
+impl FileChanged {
+    /// The file was changed before the stage had read it.
+    pub fn before_it_was_read(path: &Path) -> FileChanged {
+        let how = "was changed while the run was under way, before the stage had read it";
+        FileChanged { path: path.to_owned(), how, more: String::new() }
+    }
+
+    /// The file was changed while the stage, which reads it in place, was at work.
+    pub(super) fn while_it_was_read(path: &Path) -> FileChanged {
+        let how =
+            "was changed while the stage read it: its outputs may be of either content and are not recorded";
+        FileChanged { path: path.to_owned(), how, more: String::new() }
+    }
+
+    /// The same error with more lines.
+    pub(super) fn and(self, more: String) -> FileChanged {
+        FileChanged { more, ..self }
+    }
+
+    /// Whether an error, or a cause of it, is one of these.
+    pub(super) fn is(error: &anyhow::Error) -> bool {
+        error.chain().any(|cause| cause.is::<FileChanged>())
     }
 }
 

@@ -15,9 +15,10 @@ use anyhow::{Context as _, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
+use super::copies::{self, PrivateCopies, Source};
 use super::execute::{Executor, JobOutcome, Task};
 use super::graph::{Policy, StageTemplate};
-use super::job::Job;
+use super::job::{Content, Job};
 use super::memory::Memory;
 use super::progress::{Outcome, Progress};
 use super::resources::{device_name, hold};
@@ -42,6 +43,9 @@ pub(crate) struct WorkerJob {
     /// The key that the run computed for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Digest>,
+    /// Where the run has copies of the user's files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<PathBuf>,
 }
 
 /// A line that it reports.
@@ -71,6 +75,11 @@ pub enum End {
         why: String,
         /// Whether it may be tried again.
         transient: bool,
+    },
+    /// A file of the user's was changed.
+    FileChanged {
+        /// The error with its context.
+        why: String,
     },
 }
 
@@ -144,6 +153,7 @@ impl Program {
             again: task.again,
             claimed_by: Some(store.session_id()?),
             key: Some(task.key),
+            copies: Some(copies::folder(store)?),
         };
         let file = store.scratch()?.join(format!("{}.json", task.key));
         let write = std::fs::write(&file, serde_json::to_string_pretty(&order)?);
@@ -174,6 +184,7 @@ impl Program {
             Some(End::Found) => JobOutcome::Found,
             Some(End::Elsewhere) => JobOutcome::Elsewhere,
             Some(End::InputsMissing) => JobOutcome::InputsMissing,
+            Some(End::FileChanged { why }) => JobOutcome::FileChanged(anyhow!(why)),
             Some(End::Failed { why, transient: true }) => JobOutcome::Transient(anyhow!(why)),
             Some(End::Failed { why, transient: false }) => JobOutcome::Failed(anyhow!(why)),
             // It may have recorded its outputs before it was ended.
@@ -183,10 +194,18 @@ impl Program {
                     "timed out after {}, and was killed because it did not end",
                     super::execute::in_words(task.job.limits.timeout.unwrap_or_default())
                 )),
-                false => JobOutcome::Failed(anyhow!("its process {}", in_words(&status?))),
+                false => JobOutcome::Failed(killed(&status?, store)),
             },
         })
     }
+}
+
+/// The failure of a process that reported nothing, with what its command had written.
+fn killed(status: &ExitStatus, store: &Store) -> anyhow::Error {
+    // If that fails, the next process clears up.
+    let _ = store.clear_up();
+    let kept: String = store.take_kept().iter().map(|line| format!("\n  {line}")).collect();
+    anyhow!("its process {}{kept}", in_words(status))
 }
 
 /// Passes on what the process reports, up to its end.
@@ -232,7 +251,7 @@ fn try_work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<En
         read::bytes(file, MAX_LIST_BYTES).with_context(|| format!("cannot read {}", file.display()))?;
     let order: WorkerJob =
         serde_json::from_slice(&text).with_context(|| format!("{} is not a job", file.display()))?;
-    let WorkerJob { job, run, again, claimed_by, key: expected } = order;
+    let WorkerJob { job, run, again, claimed_by, key: expected, copies } = order;
     let Some((kind, decode)) = registry.find_of_job(&job.kind) else { bail!(registry.unknown(&job.kind)) };
     anyhow::ensure!(
         kind.version == job.version,
@@ -270,8 +289,25 @@ fn try_work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<En
         anyhow::ensure!(store.has_root(run), "the cache {} has no run {run}", store.root().display());
     }
     let root = run.map(|run| store.serve_root(&run)).transpose()?;
+    let sources = job.inputs.iter().filter_map(|content| match content {
+        Content::Digest { digest, path: Some(path), selection } => {
+            Some(Source { path, selection, digest: *digest })
+        }
+        _ => None,
+    });
+    // Its own, since the process that started this one may end first.
+    let copies = match PrivateCopies::make(&store, sources, copies.as_deref()) {
+        Ok(copies) => copies,
+        Err(error) => return Ok(End::FileChanged { why: format!("{error:#}") }),
+    };
     let (memory, progress) = (Memory::new(0), WorkerProgress);
-    let executor = Executor { store: &store, root: root.as_ref(), memory: &memory, progress: &progress };
+    let executor = Executor {
+        store: &store,
+        root: root.as_ref(),
+        memory: &memory,
+        progress: &progress,
+        copies: &copies,
+    };
     let task = Task { job, key, call: call.into(), again, check: None };
     Ok(do_job(&executor, task, claimed_by.as_deref()))
 }
@@ -297,6 +333,7 @@ fn do_job(executor: &Executor, task: Task, claimed_by: Option<&str>) -> End {
             Err(error) => failed(error),
         },
         JobOutcome::InputsMissing => End::InputsMissing,
+        JobOutcome::FileChanged(error) => End::FileChanged { why: format!("{error:#}") },
         JobOutcome::Transient(error) | JobOutcome::Failed(error) => failed(error),
         JobOutcome::Recorded | JobOutcome::Found | JobOutcome::Elsewhere | JobOutcome::Checked(_) => {
             failed(anyhow!("a job cannot end this way here: a defect of triplay"))

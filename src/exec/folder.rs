@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 
-use engine::Artifact;
+use engine::{Artifact, FileChanged};
 use store::{Digest, dangling, read, unprotect};
 
 /// How many files an error lists.
@@ -66,8 +66,9 @@ impl Folder {
         &self.path
     }
 
-    /// Places an input under `name`: those of its files that count, by their paths in it. A blob of the store (`is_blob`), which no process changes, is linked. Any other file is
-    /// copied, so that a user may edit a script while it runs, and a script may write to its inputs.
+    /// Places an input under `name`: those of its files that count, by their paths in it. A blob of the store (`is_blob`), which
+    /// no process changes, is linked. Any other file is copied, so that a user may edit a script while it runs, and a script may
+    /// write to its inputs. The copies are verified.
     pub(crate) fn place_input(
         &mut self,
         name: &str,
@@ -78,12 +79,11 @@ impl Folder {
         let to = self.path.join(name);
         if name.ends_with(".jsonl") && data::is_parquet(&artifact.path)? {
             fs::create_dir_all(to.parent().unwrap_or(&self.path))?;
-            data::write_lines(&artifact.path, &to)?;
-            ensure!(
-                is_blob || Digest::of_path(&artifact.path)? == artifact.digest,
-                "{} was changed while the pipeline ran; run it again",
-                artifact.path.display()
-            );
+            let original = if is_blob { artifact.path.clone() } else { copied(artifact, &to)? };
+            data::write_lines(&original, &to)?;
+            if !is_blob {
+                fs::remove_file(&original)?;
+            }
             self.laid.insert(name.to_owned());
             return Ok(());
         }
@@ -109,11 +109,9 @@ impl Folder {
             }
             self.laid.insert(path);
         }
-        ensure!(
-            !copied || Digest::of_path(&to)? == artifact.digest,
-            "{} was changed while the pipeline ran; run it again",
-            artifact.path.display()
-        );
+        if copied && Digest::of_path(&to)? != artifact.digest {
+            return Err(FileChanged::before_it_was_read(&artifact.path).into());
+        }
         Ok(())
     }
 
@@ -248,6 +246,16 @@ impl Drop for Folder {
     }
 }
 
+/// A verified copy of a user's file, beside `place`.
+fn copied(artifact: &Artifact, place: &Path) -> anyhow::Result<PathBuf> {
+    let copy = place.with_extension("copying");
+    fs::copy(&artifact.path, &copy)?;
+    match Digest::of_file(&copy)? == artifact.digest {
+        true => Ok(copy),
+        false => Err(FileChanged::before_it_was_read(&artifact.path).into()),
+    }
+}
+
 /// Moves a file, or copies it if `copy` is set. A file with other hard links is always copied, since it would change with them.
 fn take_file(from: &Path, to: &Path, copy: bool) -> io::Result<()> {
     if copy || fs::metadata(from)?.nlink() > 1 || fs::rename(from, to).is_err() {
@@ -330,7 +338,7 @@ mod tests {
         assert!(folder.changed().is_empty());
         fs::write(&script, "moonbane").unwrap();
         let error = folder.place_input("t", &known, files(&script), false).unwrap_err().to_string();
-        assert!(error.contains("was changed while the pipeline ran"), "{error}");
+        assert!(error.contains("was changed while the run was under way, before"), "{error}");
     }
 
     #[test]

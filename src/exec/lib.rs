@@ -26,7 +26,7 @@ use self::folder::Folder;
 use self::grammar::{DeclaredOutput, Script, Word};
 use self::process::{DEFAULT_PATH, Ended, Job, Outcome};
 use self::supervise::LINGER;
-use self::unfinished::{Place, Unfinished};
+use self::unfinished::Unfinished;
 use engine::{
     ArtifactType, CheckError, Context, Input, InputVariable, Kind, Output, Part, Retried, Stage, Transient,
 };
@@ -244,7 +244,8 @@ impl Stage for Exec {
         }
         // There, so that it can be read while the command runs, and stays if triplay is killed.
         let log = context.failure_path(LOG)?;
-        let unfinished = self.unfinished(&folder, &log, context);
+        let written = self.outputs.iter().map(|output| (output.name.as_str(), output.path.as_str()));
+        let unfinished = Unfinished::new(context.partial_outputs(folder.path(), &log, written)?);
         let timeout = context.take_timeout();
         let job = Job { program, words, variables: &variables, folder: folder.path(), log: &log, timeout };
         let outcome = process::run(&job, |line| context.progress(0, 1, line))?;
@@ -282,17 +283,6 @@ impl Exec {
         }));
         variables.extend(self.env.iter().map(|(name, value)| (name.clone(), OsString::from(&value.0))));
         variables.into_iter().collect()
-    }
-
-    /// The outputs, which are kept beside the log unless the command succeeds.
-    fn unfinished(&self, folder: &Folder, log: &Path, context: &Context) -> Unfinished {
-        let place = |output: &DeclaredOutput| Place {
-            name: output.name.clone(),
-            written: folder.path().join(&output.path),
-            taken: context.output(&output.name),
-            kept: log.with_file_name(&output.name),
-        };
-        Unfinished::new(context.node(), folder.path(), self.outputs.iter().map(place).collect())
     }
 
     /// Interprets the end of the command, and takes its outputs if it succeeded.

@@ -1,95 +1,48 @@
-//! What commands have written before they failed or were interrupted. It is moved to a place that lasts as long as the run.
+//! What commands have written before they failed or were interrupted: see [`store::PartialOutputs`].
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use store::unprotect;
+use store::PartialOutputs;
 
 /// The outputs of a command that has not succeeded yet.
-pub(crate) struct Unfinished(Arc<Written>);
-
-struct Written {
-    /// The node.
-    name: String,
-    /// The folder in which the command runs.
-    folder: PathBuf,
-    outputs: Vec<Place>,
-}
-
-/// Where an output is.
-pub(crate) struct Place {
-    pub name: String,
-    /// Where the command writes it.
-    pub written: PathBuf,
-    /// Where triplay takes it.
-    pub taken: PathBuf,
-    /// Where it is kept if the stage does not succeed.
-    pub kept: PathBuf,
-}
+pub(crate) struct Unfinished(Arc<PartialOutputs>);
 
 /// Those at work in this process.
-static AT_WORK: Mutex<Vec<Arc<Written>>> = Mutex::new(Vec::new());
+static AT_WORK: Mutex<Vec<Arc<PartialOutputs>>> = Mutex::new(Vec::new());
 
-fn at_work() -> MutexGuard<'static, Vec<Arc<Written>>> {
+fn at_work() -> MutexGuard<'static, Vec<Arc<PartialOutputs>>> {
     AT_WORK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Unfinished {
-    /// Keeps these outputs of a node if the process is interrupted before this is dropped.
-    pub(crate) fn new(node: &str, folder: &Path, outputs: Vec<Place>) -> Unfinished {
-        let written = Arc::new(Written { name: node.to_owned(), folder: folder.to_owned(), outputs });
-        at_work().push(written.clone());
-        Unfinished(written)
+    /// Keeps these outputs if the process is interrupted before this is dropped.
+    pub(crate) fn new(outputs: PartialOutputs) -> Unfinished {
+        let outputs = Arc::new(outputs);
+        at_work().push(outputs.clone());
+        Unfinished(outputs)
     }
 
     /// Keeps what there is, and returns a line for each output.
     pub(crate) fn keep(&self) -> Vec<String> {
-        self.0.keep("it")
+        keep(&self.0, "it")
     }
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        at_work().retain(|written| !Arc::ptr_eq(written, &self.0));
+        at_work().retain(|outputs| !Arc::ptr_eq(outputs, &self.0));
     }
 }
 
-impl Written {
-    fn keep(&self, who: &str) -> Vec<String> {
-        let kept = self.outputs.iter().filter(|place| self.keep_at(place));
-        let line =
-            |place: &Place| format!("what {who} had written of `{}`: {}", place.name, place.kept.display());
-        kept.map(line).collect()
-    }
-
-    /// Returns whether there was something, and it is kept.
-    fn keep_at(&self, place: &Place) -> bool {
-        // A link may lead anywhere. What it leads to in the folder is what the command meant.
-        let folder = fs::canonicalize(&self.folder).unwrap_or_default();
-        let written =
-            fs::canonicalize(&place.written).ok().filter(|path| path.starts_with(&folder) && *path != folder);
-        let from = if place.taken.exists() { Some(place.taken.clone()) } else { written };
-        from.is_some_and(|from| move_to(&from, &place.kept).is_ok())
-    }
-}
-
-/// Moves what a command wrote, which may be write-protected. What an earlier attempt left there is replaced.
-fn move_to(from: &Path, to: &Path) -> io::Result<()> {
-    if to.is_dir() {
-        unprotect(to);
-        fs::remove_dir_all(to)?;
-    } else if to.exists() {
-        fs::remove_file(to)?;
-    }
-    if from.is_dir() {
-        unprotect(from);
-    }
-    fs::rename(from, to)
+fn keep(outputs: &PartialOutputs, who: &str) -> Vec<String> {
+    let lines = outputs.keep().into_iter().map(|(name, place, is_new)| {
+        let who = if is_new { who } else { "an earlier attempt" };
+        format!("what {who} had written of `{name}`: {}", place.display())
+    });
+    lines.collect()
 }
 
 /// Keeps what commands of this process have written that are at work. The process is about to end. Returns a line for each output.
 pub fn keep_unfinished() -> Vec<String> {
-    at_work().iter().flat_map(|written| written.keep(&written.name)).collect()
+    at_work().iter().flat_map(|outputs| keep(outputs, &outputs.node)).collect()
 }

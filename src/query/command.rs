@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use engine::nearest;
 use output::{Destination, Overwrite, allow_broken_pipe, eprintln, print, println, several};
-use runs::Run;
+use runs::{Run, read_from};
 
 use crate::answer::Answer;
 use crate::catalog::described;
@@ -33,6 +33,9 @@ pub(crate) struct QueryArgs {
     /// Query only the runs of this pipeline
     #[arg(long, value_name = "NAME")]
     pipeline: Option<String>,
+    /// Read the outputs of runs from this cache [default: TRIPLAY_CACHE if it knows the run, else the run's own]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
     /// Show the available tables, or one of them, instead: columns, types and descriptions
     #[arg(long, value_name = "TABLE", num_args = 0..=1)]
     schema: Option<Option<String>>,
@@ -56,6 +59,7 @@ pub(crate) struct QueryArgs {
 }
 
 pub(crate) fn command(args: &QueryArgs) -> anyhow::Result<ExitCode> {
+    read_from(args.cache.as_deref())?;
     if let Some(table) = &args.schema {
         if args.sql.is_some() {
             bail!("--schema shows the tables and takes no SQL");

@@ -12,13 +12,14 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::cache::cache_of;
 use super::machine::Machine;
 use super::variant::variant;
 use engine::{KindFacts, NodeOutput, NodeReport, Part, Purpose};
 use store::read::{self, MAX_LIST_BYTES, MAX_PARTS_BYTES, MAX_TEXT_BYTES};
 use store::{
-    Digest, Store, create_private, create_private_in, is_sealed_file, seal, seal_file, sealed_lines,
-    write_durably,
+    Digest, Store, create_private, create_private_in, is_sealed_file, recognise, seal, seal_file,
+    sealed_lines, write_durably,
 };
 
 /// The folder of all runs, in the working directory.
@@ -63,6 +64,9 @@ pub struct RunRecord {
     /// The nodes that the run was asked for, as typed; empty if it was asked for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<String>,
+    /// The nodes that it was to execute although they were cached, as typed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forced: Vec<String>,
     /// The version of triplay.
     pub triplay: String,
     /// The code version of each stage kind that is used.
@@ -77,7 +81,7 @@ pub struct RunRecord {
     /// When it began, by the machine's clock (RFC 3339).
     #[serde(default)]
     pub began: String,
-    /// The cache that holds the blobs.
+    /// The cache that holds the blobs. In the file it is where the cache was during the run.
     pub cache: PathBuf,
     /// The name of the run's root in the cache.
     #[serde(default)]
@@ -459,8 +463,8 @@ impl Run {
         run_folders(pipeline).into_iter().rev().map(|found| found.path).collect()
     }
 
-    /// Reads `run.json`. A run that says `running` while no process leads it counts as `killed`, and a cache that was moved with
-    /// the run is found again.
+    /// Reads `run.json`. A run that says `running` while no process leads it counts as `killed`. The cache is found again if it was
+    /// moved with the run, and recognises the run if that was moved alone.
     pub fn read_record(folder: &Path) -> anyhow::Result<RunRecord> {
         let mut record = Run::written_record(folder)?;
         if record.status == "running" && !is_under_way(folder) {
@@ -480,7 +484,7 @@ impl Run {
         Ok(record)
     }
 
-    /// The record as written in the folder. If the project was moved with its cache, the path of the cache is updated.
+    /// The record as written in the folder, with the path of the run's cache as it is now.
     fn written_record(folder: &Path) -> anyhow::Result<RunRecord> {
         let (path, text) = (folder.join(RECORD), read_in(folder, RECORD, MAX_PARTS_BYTES)?);
         anyhow::ensure!(
@@ -491,13 +495,10 @@ impl Run {
         let record = serde_json::from_slice(&text);
         let mut record: RunRecord =
             record.with_context(|| format!("{} is not a run record", path.display()))?;
-        if !record.root.is_empty()
-            && !record.cache.join("roots").join(&record.root).is_dir()
-            && let (Some(name), Ok(place)) = (record.cache.file_name(), folder.canonicalize())
-        {
-            let knows_it = |cache: &PathBuf| cache.join("roots").join(&record.root).is_dir();
-            let moved = place.ancestors().map(|above| above.join(name)).find(knows_it);
-            record.cache = moved.unwrap_or(record.cache);
+        if let Ok(place) = folder.canonicalize() {
+            record.cache = cache_of(&record, &place);
+            // A cache that cannot be written keeps what it knows of the run.
+            let _ = recognise(&record.cache, &record.root, &place);
         }
         Ok(record)
     }

@@ -1,6 +1,7 @@
-//! Reading what runs left: the folder of each with its record (`folder`), the events of a run under way (`events`), what its
+//! Reading what runs left: the folder of each with its record (`folder`) and its cache (`cache`), the events of a run under way (`events`), what its
 //! datasets were made from (`lineage`), and the rows of all its nodes together as tables (`tables`).
 
+mod cache;
 mod events;
 mod folder;
 mod lineage;
@@ -11,6 +12,7 @@ mod texts;
 mod variant;
 mod widen;
 
+pub use cache::{CACHE_VARIABLE, prefer_cache, read_from};
 pub use events::{AtWork, Event, EventLog, Events};
 pub use folder::{
     JUDGE_FILE, JUDGE_MARK, JUDGED, PANEL, PANEL_FILE, PANEL_MARK, PUBLISHED, Run, RunFolder, RunRecord,

@@ -8,7 +8,7 @@
 //! roots/ID/          the runs that use the cache, and what they need
 //! claims/NAME        links to the files of sessions: who computes a key, leads a run, cleans the cache
 //! sessions/ID        the processes at work
-//! tmp/ID/            their unfinished files
+//! tmp/ID/            their unfinished files; of a command's outputs what there is moves to failed/ if its process is gone
 //! cleaned            how often the cache was cleaned
 //! quarantine/        damaged blobs and records
 //! failed/            the logs of stages at work, and what failing stages saved
@@ -123,6 +123,8 @@ pub struct Store {
     pinned: Arc<Mutex<HashMap<Digest, usize>>>,
     /// The blobs that other runs keep, as far as their roots were read.
     pub(super) kept: Mutex<KeptBlobs>,
+    /// What was kept of processes that are gone: see [`Store::take_kept`].
+    kept_partial: Mutex<Vec<String>>,
 }
 
 const FOLDERS: [&str; 6] = ["blobs", "roots", "claims", "sessions", "tmp", "records"];
@@ -162,6 +164,7 @@ impl Store {
             parts: Mutex::new(HashSet::new()),
             pinned: Arc::default(),
             kept: Mutex::new(HashMap::new()),
+            kept_partial: Mutex::default(),
             root,
             sharing,
             locking,
@@ -208,7 +211,20 @@ impl Store {
             }
             self.watch.sweep(&self.root)
         };
-        sweep().map_err(io_error("clear up", &self.root))
+        let kept = sweep().map_err(io_error("clear up", &self.root))?;
+        lock(&self.kept_partial).extend(kept);
+        Ok(())
+    }
+
+    /// Clears up after processes that are gone by now, such as one that this process started.
+    pub fn clear_up(&self) -> Result<()> {
+        let session = self.session(None)?;
+        self.sweep(&session)
+    }
+
+    /// A line for each output that this process has kept of a command whose triplay was killed. Each line is returned once.
+    pub fn take_kept(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.kept_partial))
     }
 
     /// Removes the claims that `is_stale` reports as those of dead processes.

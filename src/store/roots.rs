@@ -1,5 +1,5 @@
-//! The runs that use a cache. `roots/ID/` holds the path of a run's folder (`folder`), when the run began (`began`), and the
-//! names of what it needs: a sealed line for each node, in one file for each process that works for it. What is named here is
+//! The runs that use a cache. `roots/ID/` holds the path of a run's folder (`folder`), which folder contains it (`parent`), when the
+//! run began (`began`), and the names of what it needs: a sealed line for each node, in one file for each process that works for it. What is named here is
 //! kept, even where the run's folder cannot be seen: on an unmounted disk, of another user, in another container. A run is
 //! forgotten only on request, or when its folder was certainly deleted.
 //!
@@ -27,6 +27,10 @@ use super::publish::{sync_folder, write_durably_as};
 use super::read::{self, MAX_TEXT_BYTES};
 use super::removal::remove;
 use super::session::Process;
+use super::sharing::Sharing;
+
+/// Stands for the run of a job that was started by hand. Nothing deletes what such jobs save when they fail, as no run is removed.
+pub const BY_HAND: &str = "work";
 
 /// A run of this process.
 pub struct Root {
@@ -44,16 +48,24 @@ pub struct Root {
 pub struct Rooted {
     /// The name of the root.
     pub id: String,
-    /// The run's folder, as it was when the run began.
+    /// The run's folder: the one that is there, else one that cannot be seen from here.
     pub folder: PathBuf,
     /// RFC 3339; empty if it is not known.
     pub began: String,
-    /// The identity of the run folder's parent.
-    parent: String,
+    /// Where the run's folder was seen: one place, unless it may have been moved to another disk, or copied from one.
+    places: Vec<Place>,
     /// The cache's folder.
     cache: PathBuf,
     /// Whether the process that leads the run lives.
     pub is_under_way: bool,
+}
+
+/// A place of a run's folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    folder: PathBuf,
+    /// The identity of the folder that contains it.
+    parent: String,
 }
 
 /// The state of a run's folder, as seen from this host and container.
@@ -70,14 +82,38 @@ pub enum RunFolderState {
 impl Rooted {
     /// Looks for the run's folder. A folder that cannot be seen from here does not count as deleted.
     pub fn standing(&self) -> RunFolderState {
+        let standing = |place: &Place| place.standing(&self.cache);
+        let states: Vec<RunFolderState> = self.places.iter().map(standing).collect();
+        if states.contains(&RunFolderState::There) {
+            RunFolderState::There
+        } else if states.is_empty() || states.contains(&RunFolderState::Unseen) {
+            RunFolderState::Unseen
+        } else {
+            RunFolderState::Deleted
+        }
+    }
+
+    /// All places where the run's folder may be.
+    pub fn places(&self) -> impl Iterator<Item = &Path> {
+        self.places.iter().map(|place| place.folder.as_path())
+    }
+
+    /// Those that cannot be seen from here.
+    pub fn unseen_places(&self) -> impl Iterator<Item = &Path> {
+        let is_unseen = |place: &&Place| place.standing(&self.cache) == RunFolderState::Unseen;
+        self.places.iter().filter(is_unseen).map(|place| place.folder.as_path())
+    }
+}
+
+impl Place {
+    fn standing(&self, cache: &Path) -> RunFolderState {
         match fs::symlink_metadata(&self.folder) {
             Ok(_) => RunFolderState::There,
             Err(error) if error.kind() != ErrorKind::NotFound => RunFolderState::Unseen,
             Err(_) => {
                 // The path may show a different folder: that of another container, or a mount point without its disk. And if the
                 // parent is gone too, the run may have been moved with it.
-                let is_it =
-                    |parent: &&Path| identity(parent, &self.cache).is_ok_and(|now| now == self.parent);
+                let is_it = |parent: &&Path| identity(parent, cache).is_ok_and(|now| now == self.parent);
                 let listed = self.folder.parent().filter(is_it).map(|parent| {
                     let entries = fs::read_dir(parent)?.collect::<io::Result<Vec<_>>>()?;
                     let name = self.folder.file_name().unwrap_or_default();
@@ -128,24 +164,15 @@ impl Store {
     /// Registers the run in this folder as a user of the cache. It is under way until the root is dropped.
     pub fn add_root(&self, folder: &Path, began: &str) -> Result<Root> {
         let folder = fs::canonicalize(folder).map_err(io_error("find", folder))?;
-        let told = match self.root.parent().and_then(|parent| folder.strip_prefix(parent).ok()) {
-            Some(beside) => Path::new("..").join(beside),
-            None => folder.clone(),
-        };
         let run = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' };
         let run: String = run.chars().take(64).map(safe).collect();
         let (roots, scratch) = (self.root.join("roots"), self.scratch()?);
         let write = || {
             let new = tempfile::Builder::new().prefix(&format!("{run}-")).tempdir_in(scratch)?;
-            let parent = parent_of(&folder, &self.root);
-            // The folder's name may be any bytes.
-            let folder = [told.as_os_str().as_bytes(), b"\n"].concat();
-            let texts = [
-                ("folder", folder),
-                ("began", format!("{began}\n").into_bytes()),
-                ("parent", parent.into_bytes()),
-            ];
+            let [folder, parent] = texts_of(&self.root, &[Place::of(&self.root, &folder)]);
+            let texts =
+                [("folder", folder), ("began", format!("{began}\n").into_bytes()), ("parent", parent)];
             for (name, text) in texts {
                 write_durably_as(&new.path().join(name), &text, self.sharing.file, new.path())?;
             }
@@ -202,10 +229,17 @@ impl Store {
             if id.starts_with('.') || !path.is_dir() {
                 continue;
             }
+            let places = places_of(&self.root, &path);
+            let folder = places.iter().min_by_key(|place| match place.standing(&self.root) {
+                RunFolderState::There => 0,
+                RunFolderState::Unseen => 1,
+                RunFolderState::Deleted => 2,
+            });
+            let folder = folder.map(|place| place.folder.clone());
             roots.push(Rooted {
-                folder: self.told(&read(&path.join("folder"))).unwrap_or_default(),
+                folder: folder.unwrap_or_default(),
                 began: String::from_utf8_lossy(&read(&path.join("began"))).trim().to_owned(),
-                parent: String::from_utf8_lossy(&read(&path.join("parent"))).trim().to_owned(),
+                places,
                 cache: self.root.clone(),
                 is_under_way: served.contains(&id) || self.is_claimed(&claim_of(&id))?,
                 id,
@@ -247,10 +281,10 @@ impl Store {
 
     /// Changes the path of a run's folder.
     pub fn move_root(&self, id: &str, folder: &Path) -> Result<()> {
-        let path = self.root.join("roots").join(id).join("folder");
-        let text = [folder.as_os_str().as_bytes(), b"\n"].concat();
-        self.write_shared(&path, &text)?;
-        self.write_shared(&path.with_file_name("parent"), parent_of(folder, &self.root).as_bytes())
+        let root = self.root.join("roots").join(id);
+        let texts = texts_of(&self.root, &[Place::of(&self.root, folder)]);
+        let names = ["folder", "parent"].into_iter().zip(texts);
+        names.into_iter().try_for_each(|(name, text)| self.write_shared(&root.join(name), &text))
     }
 
     /// Those of these blobs that a run other than `own` keeps. The files of a root are read again only after a process has
@@ -275,12 +309,80 @@ impl Store {
         }
         Ok(kept)
     }
+}
 
-    /// The path in a file of `roots/`; none if the file was cut short.
-    fn told(&self, text: &[u8]) -> Option<PathBuf> {
-        let told = text.strip_suffix(b"\n")?;
-        Some(normal(&self.root.join(OsStr::from_bytes(told))))
+/// Recognises a run at a new place: its root learns where the run's folder is now. Nothing changes if the folder is still where it
+/// was, since this one is a copy then. A place is replaced if the folder was certainly moved, with the folder around it. Otherwise
+/// the root has both places, and the run counts as deleted once it is certainly deleted at both.
+pub fn recognise(cache: &Path, id: &str, folder: &Path) -> Result<()> {
+    let path = cache.join("roots").join(id);
+    let is_name = !id.is_empty() && !id.starts_with('.') && !id.contains('/');
+    if !is_name || !path.join("folder").is_file() {
+        return Ok(());
     }
+    let find = || io::Result::Ok((fs::canonicalize(cache)?, fs::canonicalize(folder)?));
+    let (cache, folder) = find().map_err(io_error("find", folder))?;
+    let (new, mut places) = (Place::of(&cache, &folder), places_of(&cache, &path));
+    let is_there = |place: &Place| place.standing(&cache) == RunFolderState::There;
+    if places.iter().any(|place| place.folder == folder || is_there(place)) {
+        return Ok(());
+    }
+    let is_elsewhere =
+        |place: &Place| place.parent != new.parent && place.standing(&cache) == RunFolderState::Unseen;
+    places.retain(is_elsewhere);
+    places.push(new);
+    let sharing = Sharing::of(&cache).map_err(io_error("read", &cache))?;
+    for (name, text) in ["folder", "parent"].into_iter().zip(texts_of(&cache, &places)) {
+        let written = write_durably_as(&path.join(name), &text, sharing.file, &path);
+        written.map_err(io_error("write in", &path))?;
+    }
+    Ok(())
+}
+
+impl Place {
+    fn of(cache: &Path, folder: &Path) -> Place {
+        let parent = folder.parent().and_then(|parent| identity(parent, cache).ok());
+        Place { folder: folder.to_owned(), parent: parent.unwrap_or_default() }
+    }
+}
+
+/// Separates the places in the files of a root. No path has it.
+const BETWEEN: u8 = 0;
+
+/// The places that the files of a root tell; none if a file was cut short.
+fn places_of(cache: &Path, root: &Path) -> Vec<Place> {
+    let read = |name| read::bytes(&root.join(name), MAX_TEXT_BYTES).unwrap_or_default();
+    let (folders, parents) = (read("folder"), read("parent"));
+    let Some(folders) = folders.strip_suffix(b"\n") else { return Vec::new() };
+    let parents = String::from_utf8_lossy(&parents).trim().to_owned();
+    let mut parents = parents.split(char::from(BETWEEN));
+    let place = |told: &[u8]| Place {
+        folder: normal(&cache.join(OsStr::from_bytes(told))),
+        parent: parents.next().unwrap_or_default().to_owned(),
+    };
+    folders.split(|byte| *byte == BETWEEN).map(place).collect()
+}
+
+/// The files `folder` and `parent` of a root. A folder of the project that the cache is in, or of one beside it, is given from
+/// there: it may be moved with the cache. Its name may be any bytes.
+fn texts_of(cache: &Path, places: &[Place]) -> [Vec<u8>; 2] {
+    let folders = places.iter().map(|place| {
+        // `results/PIPELINE/RUN` in the project.
+        let project = place.folder.ancestors().nth(3).filter(|project| project.parent().is_some());
+        let project = project.filter(|project| cache.starts_with(project));
+        let around = project.or(cache.parent()).unwrap_or(cache);
+        match (place.folder.strip_prefix(around), cache.strip_prefix(around)) {
+            (Ok(within), Ok(to_cache)) => {
+                let up: PathBuf = to_cache.components().map(|_| Component::ParentDir).collect();
+                up.join(within)
+            }
+            _ => place.folder.clone(),
+        }
+    });
+    let folders: Vec<PathBuf> = folders.collect();
+    let folders: Vec<&[u8]> = folders.iter().map(|folder| folder.as_os_str().as_bytes()).collect();
+    let parents: Vec<&[u8]> = places.iter().map(|place| place.parent.as_bytes()).collect();
+    [folders, parents].map(|parts| [parts.join(&BETWEEN), b"\n".to_vec()].concat())
 }
 
 /// Identifies a folder, since another one may be at the same path at another time or place: its inode and its device. The device
@@ -291,12 +393,6 @@ fn identity(folder: &Path, cache: &Path) -> io::Result<String> {
         true => metadata.ino().to_string(),
         false => format!("{}:{}:{}", metadata.ino(), metadata.dev(), Process::host()),
     })
-}
-
-/// The identity of a folder's parent, as a line.
-fn parent_of(folder: &Path, cache: &Path) -> String {
-    let parent = folder.parent().and_then(|parent| identity(parent, cache).ok());
-    parent.unwrap_or_default() + "\n"
 }
 
 fn claim_of(root: &str) -> String {

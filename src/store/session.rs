@@ -23,6 +23,7 @@ use super::Digest;
 use super::fail::fail_point;
 use super::format::Locking;
 use super::mutex::lock;
+use super::partial::keep_partial;
 use super::read::{self, MAX_TEXT_BYTES};
 use super::records::close_segment;
 use super::removal::remove;
@@ -420,13 +421,16 @@ impl Watch {
         Ok(inodes.map(|metadata| (metadata.dev(), metadata.ino())).collect())
     }
 
-    /// Clears up after dead processes. Their claims must be free already.
-    pub(crate) fn sweep(&self, root: &Path) -> io::Result<()> {
-        let sessions = root.join("sessions");
-        for folder in names(&root.join("tmp"))? {
-            if self.living(&sessions.join(&folder))?.is_none() {
+    /// Clears up after dead processes. Their claims must be free already. Returns a line for each output of a command that was
+    /// kept.
+    pub(crate) fn sweep(&self, root: &Path) -> io::Result<Vec<String>> {
+        let (sessions, mut kept) = (root.join("sessions"), Vec::new());
+        for name in names(&root.join("tmp"))? {
+            if self.living(&sessions.join(&name))?.is_none() {
+                let folder = root.join("tmp").join(&name);
+                kept.extend(keep_partial(root, &folder));
                 // Files of another user that cannot be removed are swept by that user.
-                let _ = remove(&root.join("tmp").join(&folder));
+                let _ = remove(&folder);
             }
         }
         for name in names(&sessions)? {
@@ -445,7 +449,7 @@ impl Watch {
             let _ = close_segment(&root.join("records"), &name);
             let _ = fs::remove_file(sessions.join(&name));
         }
-        Ok(())
+        Ok(kept)
     }
 
     /// The runs that live processes work for, whether or not their leaders live.

@@ -641,6 +641,93 @@ fn runs_are_found_again_when_they_are_moved_with_their_cache() {
 }
 
 #[test]
+fn a_run_of_a_project_is_told_from_a_cache_deep_in_the_project() {
+    let space = Space::new();
+    let run = space.folder.path().join("project/results/quick/1");
+    fs::create_dir_all(&run).unwrap();
+    let store = Store::open(&space.folder.path().join("project/.cache/triplay")).unwrap();
+    let root = store.add_root(&run, "").unwrap();
+    let told = fs::read_to_string(store.root().join("roots").join(root.id()).join("folder")).unwrap();
+    assert_eq!(told, "../../results/quick/1\n");
+    let other = space.folder.path().join("elsewhere/results/quick/1");
+    fs::create_dir_all(&other).unwrap();
+    let told = store.add_root(&other, "").unwrap();
+    let told = fs::read_to_string(store.root().join("roots").join(told.id()).join("folder")).unwrap();
+    assert_eq!(told, format!("{}\n", fs::canonicalize(other).unwrap().display()));
+}
+
+#[test]
+fn a_run_is_recognised_where_it_was_moved_to_and_a_copy_is_none() {
+    let space = Space::new();
+    let at = |project: &str| space.folder.path().join(project).join("results/quick/1");
+    fs::create_dir_all(at("first")).unwrap();
+    let store = space.open();
+    let id = store.add_root(&at("first"), "").unwrap().id().to_owned();
+    let real =
+        |project: &str| fs::canonicalize(space.folder.path()).unwrap().join(project).join("results/quick/1");
+    let places = || -> Vec<PathBuf> { store.roots().unwrap()[0].places().map(Path::to_owned).collect() };
+    let rename = |from: &str, to: &str| {
+        fs::rename(space.folder.path().join(from), space.folder.path().join(to)).unwrap();
+    };
+    let recognise = |project: &str| super::recognise(&space.root(), &id, &at(project)).unwrap();
+    fs::create_dir_all(at("copy")).unwrap();
+    recognise("copy");
+    assert_eq!(places(), [real("first")], "the original is there");
+    rename("first", "second");
+    recognise("second");
+    assert_eq!(places(), [real("second")], "it is the same folder");
+    // Now it may have been copied from a disk that is not mounted, or moved to another one.
+    rename("second", "away");
+    recognise("copy");
+    assert_eq!(places(), [real("second"), real("copy")]);
+    assert_eq!(store.roots().unwrap()[0].folder, real("copy"));
+    fs::remove_dir(at("copy")).unwrap();
+    let seen = &store.roots().unwrap()[0];
+    assert_eq!((seen.standing(), &seen.folder), (RunFolderState::Unseen, &real("second")));
+    rename("away", "second");
+    assert_eq!(store.roots().unwrap()[0].standing(), RunFolderState::There);
+    fs::remove_dir(at("second")).unwrap();
+    assert_eq!(store.roots().unwrap()[0].standing(), RunFolderState::Deleted, "at both places");
+    for stranger in ["", ".", "..", "../roots", "other"] {
+        super::recognise(&space.root(), stranger, &at("first").join("../../..")).unwrap();
+    }
+    assert_eq!(fs::read_dir(space.root().join("roots")).unwrap().count(), 1);
+}
+
+#[test]
+fn outputs_of_a_killed_command_are_kept_within_the_cache_only() {
+    let space = Space::new();
+    let store = space.open();
+    let cache = store.root().to_owned();
+    let dead = cache.join("tmp/dead");
+    let workspace = |name: &str| {
+        let workspace = dead.join(name);
+        fs::create_dir_all(workspace.join("c/deep")).unwrap();
+        fs::write(workspace.join("c/deep/w"), name).unwrap();
+        workspace
+    };
+    let output = |name: &str, path: &str| PartialOutput { name: name.into(), path: path.into() };
+    let list = |workspace: &Path, kept: &Path, output: PartialOutput| {
+        let folder = workspace.join("c");
+        fs::create_dir_all(kept).unwrap();
+        PartialOutputs::list(&cache, workspace, "brew", &folder, kept, vec![output]).unwrap();
+    };
+    let kept = cache.join("failed/run/brew");
+    list(&workspace("a"), &kept, output("m", "deep"));
+    list(&workspace("b"), &kept, output("../m", "deep"));
+    list(&workspace("d"), &cache.join("blobs"), output("n", "deep"));
+    list(&workspace("e"), &kept, output("o", "../../a"));
+    list(&workspace("f"), &kept, output("none", "none"));
+    store.clear_up().unwrap();
+    let line =
+        format!("what brew had written of `m` when its process was killed: {}", kept.join("m").display());
+    assert_eq!(store.take_kept(), [line]);
+    assert_eq!(fs::read_to_string(kept.join("m/w")).unwrap(), "a");
+    assert_eq!(fs::read_dir(&kept).unwrap().count(), 1);
+    assert!(!dead.exists() && !cache.join("blobs/n").exists());
+}
+
+#[test]
 fn a_run_in_a_folder_of_any_name_is_known_and_torn_roots_do_no_harm() {
     let space = Space::new();
     let store = Store::open(&space.root()).unwrap();

@@ -11,6 +11,7 @@ use super::disk::Store;
 use super::error::{Result, io_error};
 use super::read::{self, MAX_TEXT_BYTES};
 use super::removal::remove;
+use super::roots::BY_HAND;
 
 const FOLDER: &str = "unfinished";
 const RUN: &str = "run";
@@ -38,7 +39,7 @@ impl Store {
             let Claimed::Mine(_claim) = self.claim(&name)? else { continue };
             let run = read::text(&path.join(RUN), MAX_TEXT_BYTES).unwrap_or_default();
             let is_recorded = name.parse().is_ok_and(|key| self.record(&key, |_| Some(())).is_some());
-            if is_recorded || !self.has_root(&run) {
+            if is_recorded || !self.has_root(&run) && run != BY_HAND {
                 self.discard_unfinished(&path)?;
             }
         }

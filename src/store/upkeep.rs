@@ -21,6 +21,7 @@ use super::fail::fail_point;
 use super::mutex::lock;
 use super::records::{DigestSet, read_what_can_be};
 use super::removal::remove;
+use super::roots::BY_HAND;
 use super::tree::files_below;
 
 /// A blob in the cache.
@@ -243,7 +244,7 @@ impl Store {
             // What failing stages saved is deleted with their run.
             for path in entries(&self.root.join("failed")).unwrap_or_default() {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                if !self.has_root(&name) {
+                if !self.has_root(&name) && name != BY_HAND {
                     let _ = remove(&path);
                 }
             }

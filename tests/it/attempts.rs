@@ -141,6 +141,65 @@ fn what_an_interrupted_stage_had_written_is_kept_too() {
     }
 }
 
+#[test]
+fn what_a_killed_stage_had_written_is_kept_by_the_next_process() {
+    for on in ["", ", on: process"] {
+        let space = Space::new();
+        let command = "mkdir m; echo moss > m/w; sleep 60";
+        let stages = format!("  a: {{ kind: exec, command: '{command}', outputs: {{ m: folder }}{on} }}\n");
+        let mut child = start(&space, &stages);
+        wait_for("the output", || find(&space, "m/w").is_some());
+        let job = Command::new("pgrep")
+            .args(["-P", &child.id().to_string(), "-f", "triplay work"])
+            .output()
+            .unwrap();
+        let job = String::from_utf8(job.stdout).unwrap();
+        let seen = match job.trim() {
+            "" => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                play(&space, "  b: { kind: exec, command: 'true' }\n", &[])
+            }
+            // The run learns of it at once.
+            job => {
+                assert!(Command::new("kill").args(["-KILL", job]).status().unwrap().success());
+                Seen::from(child.wait_with_output().unwrap())
+            }
+        };
+        let kept = place_in(
+            &seen.err.replace("note: ", ""),
+            "what a had written of `m` when its process was killed",
+        );
+        assert_eq!(fs::read_to_string(kept.join("w")).unwrap(), "moss\n", "{on}");
+        let again = play(&space, "  b: { kind: exec, command: 'true' }\n", &[]);
+        assert!(!again.err.contains("had written"), "{}", again.err);
+    }
+}
+
+#[test]
+fn an_output_of_an_earlier_attempt_is_named_if_the_next_one_wrote_none() {
+    let space = Space::new();
+    let last = format!("test $(wc -l < {}) -gt 1 || echo moss > m; exit 3", space.path("diary").display());
+    let seen =
+        play(&space, &stage(&space, &last, ", outputs: { m: text }, retry: { times: 1, wait: 1ms }"), &[]);
+    let kept = place_in(&seen.err, "what an earlier attempt had written of `m`");
+    assert_eq!(fs::read_to_string(kept).unwrap(), "moss\n", "{}", seen.err);
+}
+
+#[test]
+fn what_a_job_by_hand_saves_stays() {
+    let space = Space::new();
+    let stages = "  a: { kind: exec, command: 'echo moss > k/half; echo half > m; exit 3', outputs: { m: text }, keep: k }\n";
+    space.write("p.yaml", &format!("pipeline: p\nstages:\n{stages}"));
+    let job = space.triplay(&["pipeline", "explain", "p.yaml", "a", "--job"]);
+    space.write("job.json", &job.out);
+    assert_eq!(space.triplay(&["work", "job.json"]).code, Some(1));
+    space.triplay(&["cache", "gc"]);
+    assert_eq!(fs::read_to_string(space.path(".triplay/failed/work/a/m")).unwrap(), "half\n");
+    let kept = fs::read_dir(space.path(".triplay/unfinished")).unwrap().next().unwrap().unwrap().path();
+    assert!(kept.join("content/half").exists());
+}
+
 /// A file of this name in what processes have not finished writing.
 fn find(space: &Space, name: &str) -> Option<PathBuf> {
     let folders =

@@ -313,7 +313,9 @@ fn a_run_whose_folder_was_moved_away_keeps_what_it_needs_until_runs_rm_lets_go_o
     let kept = gc();
     assert_eq!((&kept["blobs"], &kept["runs_unseen"]), (&0.into(), &1.into()));
     assert_eq!(run(&moved)["ran"], 0, "nothing was lost");
-    let folder = project.join(first["results"].as_str().unwrap());
+    assert_eq!(gc()["runs_unseen"], 0, "the cache recognises it");
+    fs::rename(&moved, &project).unwrap();
+    let folder = moved.join(first["results"].as_str().unwrap());
     let rm = |more: &[&str]| {
         space.triplay(&[&["runs", "rm", folder.to_str().unwrap()][..], &cache, more].concat())
     };

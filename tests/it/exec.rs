@@ -6,8 +6,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use crate::space::{Seen, Space};
 
 /// Runs a pipeline of these stages, with these variables added to triplay's environment.
@@ -573,20 +571,72 @@ fn who_is_asked_to_end_has_time_for_it_but_not_forever() {
 }
 
 #[test]
-fn a_file_that_changes_under_the_run_is_noticed() {
+fn sources_that_are_saved_while_a_run_is_under_way_change_nothing_for_it_and_are_named() {
+    for on in ["", ", on: process"] {
+        let space = Space::new();
+        space.write("word.txt", "glowvenom\n");
+        fs::create_dir(space.path("module")).unwrap();
+        space.write("module/part.txt", "moss\n");
+        let (begun, go) = (space.path("begun"), space.path("go"));
+        let wait =
+            format!("touch {}; while test ! -e {}; do sleep 0.05; done", begun.display(), go.display());
+        let stages = format!(
+            "  slow: {{ kind: exec, command: '{wait}; cat w m/part.txt > out', inputs: {{ w: {{ path: word.txt }}, m: {{ path: module }} }}, \
+             outputs: {{ out: text }}{on} }}\n  \
+             late: {{ kind: exec, command: cat m/part.txt in > out, inputs: {{ m: {{ path: module }}, in: slow }}, outputs: {{ out: text }}{on} }}\n"
+        );
+        let child = start(&space, &stages);
+        wait_for("the command", || begun.exists());
+        space.write("word.txt", "moonbane\n");
+        space.write("module/part.txt", "dew\n");
+        fs::write(&go, "").unwrap();
+        let seen = Seen::from(child.wait_with_output().unwrap());
+        assert_eq!(seen.code, Some(0), "{}", seen.err);
+        let line = "note: word.txt was changed while the run was under way: what is recorded was made from its earlier content, and the \
+                    next run executes slow again\n";
+        assert!(seen.err.contains(line), "{}", seen.err);
+        assert!(
+            seen.err.contains("note: module was changed ")
+                && seen.err.contains("executes slow, late again\n")
+        );
+        assert_eq!(text(&space, "late"), "moss\nglowvenom\nmoss\n", "what its key says");
+        // What was executed is recorded for that content.
+        space.write("word.txt", "glowvenom\n");
+        space.write("module/part.txt", "moss\n");
+        assert!(ran(&space, &stages, &[]).is_empty());
+        space.write("word.txt", "moonbane\n");
+        let seen = play(&space, &stages, &[]);
+        assert!(!seen.err.contains("note: "), "{}", seen.err);
+        assert_eq!(space.executed(&seen.json()), ["slow", "late"]);
+        assert_eq!(fs::read_dir(space.path(".triplay/tmp")).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_large_file_may_be_saved_once_its_command_has_begun_and_before_that_nothing_is_tried_again() {
     let space = Space::new();
-    space.write("word.txt", "glowvenom\n");
-    let stages = "
-  slow: { kind: exec, command: sleep 1; echo > out, outputs: { out: text } }
-  read: { kind: exec, command: [cat, w], inputs: { w: { path: word.txt }, after: slow } }
-";
-    let child = start(&space, stages);
-    std::thread::sleep(Duration::from_millis(500));
-    space.write("word.txt", "moonbane\n");
+    let file = space.path("large");
+    fs::write(&file, vec![b'a'; 17 << 20]).unwrap();
+    let diary = space.path("diary");
+    let stages = |before: &str| {
+        format!(
+            "  slow: {{ kind: exec, command: '{before}; echo > out', outputs: {{ out: text }} }}\n  \
+             read: {{ kind: exec, command: 'echo begun >> {}; sleep 0.5; head -c 1 w > out', inputs: {{ w: {{ path: large }}, in: slow }}, \
+             outputs: {{ out: text }}, retry: {{ times: 3, wait: 1ms }} }}\n",
+            diary.display()
+        )
+    };
+    let child = start(&space, &stages("true"));
+    wait_for("the command", || diary.exists());
+    fs::write(&file, vec![b'b'; 17 << 20]).unwrap();
     let seen = Seen::from(child.wait_with_output().unwrap());
-    seen.fails(1, "error: read: word.txt was changed while the run was under way\n  help: run again");
-    assert_eq!(play(&space, stages, &[]).json()["ran"], Value::from(1));
-    assert_eq!(text(&space, "read"), "moonbane\n");
+    assert!(seen.code == Some(0) && seen.err.contains("note: large was changed"), "{}", seen.err);
+    assert_eq!(text(&space, "read"), "a");
+    fs::remove_file(&diary).unwrap();
+    let seen = play(&space, &stages(&format!("echo c > {}", file.display())), &[]);
+    let expected = "error: read: input `w`: large was changed while the run was under way, before the stage had read it\n  help: run again";
+    seen.fails(1, expected);
+    assert!(!seen.err.contains("trying again") && !diary.exists(), "{}", seen.err);
 }
 
 #[test]

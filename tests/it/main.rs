@@ -23,6 +23,7 @@ mod layers;
 mod league;
 mod method;
 mod models;
+mod moved;
 mod moving;
 mod outputs;
 mod parity;

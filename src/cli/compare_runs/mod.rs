@@ -14,6 +14,7 @@ use crate::analysis::compare::{CompareOptions, Comparison, Side, compare};
 use output::println;
 
 pub(crate) fn command(args: &RunsCompareArgs) -> anyhow::Result<ExitCode> {
+    args.cache.name()?;
     let sides = args.runs.iter().map(|run| Side::find(run)).collect::<anyhow::Result<Vec<Side>>>()?;
     let Some((first, others)) = sides.split_first() else { return Ok(ExitCode::from(2)) };
     let flips = if args.json { None } else { Some(args.flips) };

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 
 use super::{Content, Target};
+use crate::cli::args::RunCacheArgs;
 use crate::data::{self, Head, Table};
 use crate::store::read;
 use output::{Destination, Overwrite, println};
@@ -26,6 +27,8 @@ pub(crate) struct ExportArgs {
     /// The format [default: by the ending of the file's name]
     #[arg(long)]
     to: Option<To>,
+    #[command(flatten)]
+    cache: RunCacheArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -39,6 +42,7 @@ enum To {
 }
 
 pub(crate) fn command(args: &ExportArgs) -> anyhow::Result<ExitCode> {
+    args.cache.name()?;
     let ending = args.out.extension().and_then(|ending| ending.to_str()).unwrap_or("");
     let Some(to) = args.to.or_else(|| To::from_str(ending, true).ok()) else {
         bail!(

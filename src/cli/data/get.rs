@@ -7,6 +7,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 
 use super::{Content, Target};
+use crate::cli::args::RunCacheArgs;
 use crate::store::{Copied, Digest, copy_content};
 use output::{Destination, NewFolder, Overwrite, println, several, size};
 
@@ -22,9 +23,12 @@ pub(crate) struct GetArgs {
     link: bool,
     #[command(flatten)]
     overwrite: Overwrite,
+    #[command(flatten)]
+    cache: RunCacheArgs,
 }
 
 pub(crate) fn command(args: &GetArgs) -> anyhow::Result<ExitCode> {
+    args.cache.name()?;
     let target = Target::locate(&args.target)?;
     ensure!(
         !args.link || target.recorded.is_some(),

@@ -12,6 +12,7 @@ use crate::data;
 use crate::store::read;
 
 pub(crate) fn command(args: &ShowArgs) -> anyhow::Result<ExitCode> {
+    args.cache.name()?;
     let target = Target::find(&args.target)?;
     check_options(args, &target)?;
     let out = &mut BufWriter::new(output::stdout());

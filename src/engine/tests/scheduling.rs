@@ -417,13 +417,13 @@ fn a_key_of_several_forced_nodes_is_executed_once() {
     }
 }
 
-#[test]
-fn a_file_that_changes_while_the_run_is_under_way_fails_who_reads_it_and_is_read_anew() {
-    let yard = Yard::new();
+/// Runs a stage that reads `bytes` bytes, which are changed while it is at work. Returns the report.
+fn changed_under_way(yard: &Yard, bytes: usize) -> Report {
     let file = yard.space.folder.path().join("word");
-    fs::write(&file, "moss").unwrap();
+    fs::write(&file, vec![b'a'; bytes]).unwrap();
+    let retry = "retry: { times: 5, wait: 1ms }";
     let stages = format!(
-        "  read: {{ busy, name: read, after: [{{ path: {} }}], milliseconds: 60 }}\n",
+        "  read: {{ busy, name: read, after: [{{ path: {} }}], milliseconds: 60, {retry} }}\n",
         file.display()
     );
     let graph = yard.graph("", &stages, &[]);
@@ -435,9 +435,28 @@ fn a_file_that_changes_while_the_run_is_under_way_fails_who_reads_it_and_is_read
         fs::write(&file, "glowvenom").unwrap();
         run.join().unwrap()
     });
-    let error = report.failures[0].to_string();
-    assert!(error.contains("word was changed while the run was under way\n  help: run again"), "{error}");
-    assert_eq!(yard.run(&yard.graph("", &stages, &[]), &jobs(1)).0.ran, 1);
+    assert_eq!(yard.began(), ["read"], "to try again is of no use");
+    assert_eq!(yard.run(&yard.graph("", &stages, &[]), &jobs(1)).0.ran, 1, "with the new content");
+    report
+}
+
+#[test]
+fn a_small_file_that_is_saved_while_the_run_is_under_way_changes_nothing_for_it() {
+    let report = changed_under_way(&Yard::new(), 4);
+    assert_eq!((report.ran, report.failures.len()), (1, 0));
+}
+
+#[test]
+fn a_large_file_that_changes_while_a_stage_reads_it_fails_the_stage_and_its_outputs_are_kept_aside() {
+    let yard = Yard::new();
+    let error = changed_under_way(&yard, 17 << 20).failures[0].to_string();
+    assert!(
+        error.contains("word was changed while the stage read it: its outputs may be of either content"),
+        "{error}"
+    );
+    let (_, kept) =
+        error.split_once("\n  help: run again to use the new content\n  its output `out` is kept").unwrap();
+    assert!(Path::new(kept.split_once(": ").unwrap().1).is_file(), "{error}");
 }
 
 #[test]
