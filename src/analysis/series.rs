@@ -2,7 +2,7 @@
 //! metrics say which phase of which round came before.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use anyhow::bail;
 use serde::Serialize;
@@ -30,8 +30,10 @@ pub(crate) type SampleId = (usize, Option<u64>);
 /// everything is undetermined.
 #[derive(Clone, Debug)]
 pub struct Series {
-    /// Empty without an ablation.
+    /// The ablation, or the label in a matrix, or both; empty without.
     pub ablation: String,
+    /// Whether it is a combination of a matrix.
+    pub labelled: bool,
     /// Phases and values by sample.
     pub samples: BTreeMap<SampleId, Vec<(String, Option<f64>)>>,
 }
@@ -132,6 +134,7 @@ pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
     };
     let (is_own, is_beside) = (is_of(runs, measure), is_of(runs, &beside));
     let mut found: Vec<Series> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
     for (run, rows) in runs.iter().enumerate() {
         let own = rows.iter().filter(|row| is_own(row));
         let told: HashSet<(&str, &str)> = own.map(place).collect();
@@ -141,17 +144,14 @@ pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
                 false if is_beside(row) && !told.contains(&place(row)) => absent,
                 false => continue,
             };
-            let (ablation, seed, _) = variant(&row.node);
-            // The combinations of a matrix are variants, too.
-            let ablation = match stage(&row.node).1 {
-                None => Cow::Borrowed(ablation),
-                Some(label) if ablation.is_empty() => Cow::Borrowed(label),
-                Some(label) => Cow::Owned(format!("{ablation}[{label}]")),
-            };
-            let place = found.iter().position(|series| series.ablation == ablation).unwrap_or(found.len());
+            let name = name_of(&row.node);
+            let place = places.get(&*name).copied().unwrap_or(found.len());
             if place == found.len() {
-                found.push(Series { ablation: ablation.into_owned(), samples: BTreeMap::new() });
+                places.insert(name.clone().into_owned(), place);
+                let labelled = stage(&row.node).1.is_some();
+                found.push(Series { ablation: name.into_owned(), labelled, samples: BTreeMap::new() });
             }
+            let seed = variant(&row.node).1;
             let values = found[place].samples.entry((run, seed)).or_default();
             values.push((phase_of(row), value));
         }
@@ -159,8 +159,18 @@ pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
     found
 }
 
+/// The name of the series that a node's metrics belong to: its ablation, and its label in a matrix.
+pub fn name_of(node: &str) -> Cow<'_, str> {
+    let (ablation, ..) = variant(node);
+    match stage(node).1 {
+        None => ablation.into(),
+        Some(label) if ablation.is_empty() => label.into(),
+        Some(label) => format!("{ablation}[{label}]").into(),
+    }
+}
+
 /// The phase of a node's metric. Files of other programs do not say in which round they were written; the node's name does.
-fn phase_of(row: &RunMetricRow) -> String {
+pub fn phase_of(row: &RunMetricRow) -> String {
     if row.metric.at.iteration > 0 {
         return phase(&row.metric);
     }

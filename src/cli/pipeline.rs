@@ -14,6 +14,7 @@ use serde_json::json;
 use super::args::{CacheArgs, DEFAULT_CACHE, FileArgs, NodeArgs, RunArgs};
 use super::ledger::{RUNNING, RunDisplay, RunProgress, last_line, summary};
 use super::registry::registry;
+use super::results::Shown;
 use super::stopped::stopped;
 use super::targets::targets;
 use super::trace::Trace;
@@ -202,7 +203,7 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     let text = match (args.json, quiet) {
         (true, _) => summary(&record, &folder.path) + "\n",
         (_, true) => String::new(),
-        _ => tables(&graph, &metrics) + &last_line(&record, &folder.path) + "\n",
+        _ => tables(&graph, &metrics, (&record, &nodes)) + &last_line(&record, &folder.path) + "\n",
     };
     let printed = output::print(&text).context("cannot write to standard output");
     if record.status == "done" && !args.json && !quiet {
@@ -289,7 +290,7 @@ fn show_last_run(
         stopped(&nodes, record.targets.is_empty(), |digest| record.blob(digest))
             .iter()
             .for_each(|line| eprintln!("{line}"));
-        output::print(&tables(plan.graph, &metrics))?;
+        output::print(&tables(plan.graph, &metrics, (&record, &nodes)))?;
         println!("{}", last_line(&record, folder));
     }
     Ok(())
@@ -404,13 +405,14 @@ fn warn_missing(missing: &[String], folder: &Path) {
 
 /// Tables of the evaluations of each ablation, or a summary over seeds if there are several, and the league tables of
 /// `cross_play` stages.
-fn tables(graph: &Graph, metrics: &[RunMetricRow]) -> String {
+fn tables(graph: &Graph, metrics: &[RunMetricRow], (record, nodes): (&RunRecord, &[NodeReport])) -> String {
     let mut text = String::new();
     let is_own = analysis::usual(metrics).is_empty();
     if is_own || graph.variants.iter().any(|variant| variant.seed.is_some()) {
         let measures = super::results::measures(metrics);
         if !measures.is_empty() {
-            text += &analysis::summarise(&[metrics.to_vec()], measures).text();
+            let Shown { rows, params, .. } = Shown::new(metrics.to_vec(), record, nodes);
+            text += &analysis::summarise(&[rows], measures).with_params(&params).text();
         }
         return text + &league(metrics);
     }

@@ -37,7 +37,7 @@ pub use grammar::{
     Diagnostic, Diagnostics, Edge, EdgeRole, Frame, LoadOptions, Outline, OutlineNode, Shape, Tail, is_name,
     load, nearest, outline, outline_unrolled, read_stage, schema,
 };
-pub use graph::{Graph, GraphVariant, InputBinding, Loop, Node, NodeId, On, Policy, StageTemplate};
+pub use graph::{Assigned, Graph, GraphVariant, InputBinding, Loop, Node, NodeId, On, Policy, StageTemplate};
 pub use input::{ArtifactType, Input, InputFile, InputVariable, Inputs};
 pub use job::{Content, Job, Numerics, Retried, Retry, in_place, key_of};
 pub use kind::{Kind, KindFacts, Output, Part, Purpose};

@@ -19,6 +19,6 @@ pub use folder::{
 pub use lineage::{Lineage, manifest};
 pub use machine::Machine;
 pub use removal::Removal;
-pub use tables::{LAYOUT, TABLES, Table, Tables, layout};
+pub use tables::{AXES, LAYOUT, ParamRow, TABLES, Table, Tables, layout};
 pub use texts::{Texts, redacted, shown};
-pub use variant::{rounds, stage, variant};
+pub use variant::{repeated, rounds, stage, told_by, variant};
