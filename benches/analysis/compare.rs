@@ -112,6 +112,7 @@ fn evaluated(prompts: u32, attempts: u32, odd: u32) -> anyhow::Result<String> {
         root: String::new(),
         digest: None,
         files: BTreeMap::new(),
+        main: None,
         incomplete: Vec::new(),
         nodes: 1,
         status: "done".into(),

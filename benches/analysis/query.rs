@@ -198,6 +198,7 @@ fn finished(
         root: String::new(),
         digest: None,
         files: BTreeMap::new(),
+        main: None,
         incomplete: Vec::new(),
         nodes: NODES as usize,
         status: "done".into(),

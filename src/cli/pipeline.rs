@@ -186,6 +186,8 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     let status = if report.failures.is_empty() { "done" } else { "failed" };
     let digest = report.failures.is_empty().then(|| digest_of(nodes.iter()));
     let (record, closed) = ledger.close(status, |record| {
+        let shown = Shown::new(metrics.clone(), record, &nodes);
+        record.main = analysis::main_metric(&shown.rows);
         (record.digest, record.files, record.incomplete) = (digest, files, missing);
     });
     ledger.show_critical_path(&graph);
@@ -333,6 +335,7 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root
         root,
         digest: None,
         files: BTreeMap::new(),
+        main: None,
         incomplete: Vec::new(),
         nodes: graph.selected().count(),
         status: RUNNING.into(),
@@ -409,7 +412,7 @@ fn tables(graph: &Graph, metrics: &[RunMetricRow], (record, nodes): (&RunRecord,
     let mut text = String::new();
     let is_own = analysis::usual(metrics).is_empty();
     if is_own || graph.variants.iter().any(|variant| variant.seed.is_some()) {
-        let measures = super::results::measures(metrics);
+        let measures = analysis::shown(metrics);
         if !measures.is_empty() {
             let Shown { rows, params, .. } = Shown::new(metrics.to_vec(), record, nodes);
             text += &analysis::summarise(&[rows], measures).with_params(&params).text();

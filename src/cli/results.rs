@@ -101,7 +101,7 @@ fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
     }
     let (runs, params) = read(&args.runs, &args.ablations)?;
     let measures = match args.metrics.is_empty() {
-        true => measures(&runs.concat()),
+        true => analysis::shown(&runs.concat()),
         false => args.metrics.iter().map(|text| analysis::measure(&runs, text)).collect::<Result<_, _>>()?,
     };
     anyhow::ensure!(
@@ -122,12 +122,6 @@ fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
         output::print(&summary.text())?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The measures that a table shows by default: the usual ones, or else those of stages of one's own.
-pub(super) fn measures(rows: &[RunMetricRow]) -> Vec<analysis::Measure> {
-    let usual = analysis::usual(rows);
-    if usual.is_empty() { analysis::own(rows) } else { usual }
 }
 
 fn league(args: &TableArgs) -> anyhow::Result<ExitCode> {

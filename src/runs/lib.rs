@@ -13,8 +13,8 @@ mod widen;
 
 pub use events::{AtWork, Event, EventLog, Events};
 pub use folder::{
-    JUDGE_FILE, JUDGE_MARK, JUDGED, PANEL, PANEL_FILE, PANEL_MARK, Run, RunFolder, RunRecord, bare_rounds,
-    digests, recorded_at, write_record,
+    JUDGE_FILE, JUDGE_MARK, JUDGED, MainMetric, PANEL, PANEL_FILE, PANEL_MARK, Run, RunFolder, RunRecord,
+    bare_rounds, digests, recorded_at, write_record,
 };
 pub use lineage::{Lineage, manifest};
 pub use machine::Machine;

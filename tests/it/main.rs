@@ -23,6 +23,7 @@ mod league;
 mod method;
 mod models;
 mod outputs;
+mod own_metrics;
 mod parity;
 mod places;
 mod preferences;
