@@ -91,6 +91,13 @@ fn own(rows: &[RunMetricRow]) -> Vec<Measure> {
     first.map(|(subject, metric)| Measure { subject: subject.clone(), metric: metric.clone() }).collect()
 }
 
+/// The measure whose column has this heading, such as `attack`.
+pub(super) fn headed(heading: &str) -> Option<Measure> {
+    let mut columns = COLUMNS.iter().chain([&TURNS, &MARKS]);
+    let (_, subject, metric) = columns.find(|(known, ..)| *known == heading)?;
+    Some(Measure { subject: (*subject).to_owned(), metric: (*metric).to_owned() })
+}
+
 /// The heading of a measure's column.
 pub(crate) fn heading(measure: &Measure) -> String {
     if let Some(metric) = measure.metric.strip_suffix(UNDETERMINED) {

@@ -8,6 +8,7 @@ use anyhow::bail;
 use serde::Serialize;
 
 use super::halted::PHASE as HALTED;
+use super::headings::headed;
 use super::statistics::{Estimate, estimate};
 use data::{MetricRow, RunMetricRow};
 use engine::nearest;
@@ -135,6 +136,9 @@ pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
     let (is_own, is_beside) = (is_of(runs, measure), is_of(runs, &beside));
     let mut found: Vec<Series> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
+    // The stages behind each phase of a sample, and the nodes behind its values.
+    let mut makers: HashMap<(usize, SampleId, String), Vec<&str>> = HashMap::new();
+    let mut nodes: HashMap<(usize, SampleId), Vec<&str>> = HashMap::new();
     for (run, rows) in runs.iter().enumerate() {
         let own = rows.iter().filter(|row| is_own(row));
         let told: HashSet<(&str, &str)> = own.map(place).collect();
@@ -151,9 +155,24 @@ pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
                 let labelled = stage(&row.node).1.is_some();
                 found.push(Series { ablation: name.into_owned(), labelled, samples: BTreeMap::new() });
             }
-            let seed = variant(&row.node).1;
-            let values = found[place].samples.entry((run, seed)).or_default();
-            values.push((phase_of(row), value));
+            let sample = (run, variant(&row.node).1);
+            let (phase, is_training) = (phase_of(row), row.metric.phase == TRAINING);
+            let makers = makers.entry((place, sample, phase.clone())).or_default();
+            if !is_training && !makers.contains(&stage(&row.node).0) {
+                makers.push(stage(&row.node).0);
+            }
+            let values = found[place].samples.entry(sample).or_default();
+            values.push((phase, value));
+            nodes.entry((place, sample)).or_default().push(&row.node);
+        }
+    }
+    // Evaluations after the same phase are told apart by their stages.
+    for ((place, sample), nodes) in nodes {
+        let values = found[place].samples.entry(sample).or_default();
+        for ((phase, _), node) in values.iter_mut().zip(nodes) {
+            if makers.get(&(place, sample, phase.clone())).is_some_and(|makers| makers.len() > 1) {
+                *phase = format!("{phase} ({})", stage(node).0);
+            }
         }
     }
     found
@@ -192,7 +211,7 @@ pub fn phase(metric: &MetricRow) -> String {
     }
 }
 
-/// The measure named by `metric` or `subject.metric`.
+/// The measure named by `metric` or `subject.metric`, or by the heading of its column in tables.
 pub fn measure(runs: &[Vec<RunMetricRow>], text: &str) -> anyhow::Result<Measure> {
     let rows = || runs.iter().flatten().map(|row| &row.metric);
     // A rate that was undetermined everywhere is known only by its undetermined share.
@@ -203,6 +222,11 @@ pub fn measure(runs: &[Vec<RunMetricRow>], text: &str) -> anyhow::Result<Measure
         && rows().any(|row| row.subject == subject && is(row, metric))
     {
         return Ok(Measure { subject: subject.into(), metric: metric.into() });
+    }
+    if let Some(Measure { subject, metric }) = headed(text)
+        && rows().any(|row| row.subject == subject && is(row, &metric))
+    {
+        return Ok(Measure { subject, metric });
     }
     let mut subjects: Vec<&str> = Vec::new();
     for row in rows().filter(|row| is(row, text)) {
@@ -295,6 +319,17 @@ pub(crate) mod tests {
             found.len() == 1 && (found[0] - 0.3).abs() < 1e-12,
             "the same seed of another file: {found:?}"
         );
+    }
+
+    #[test]
+    fn evaluations_after_one_phase_are_told_apart_by_their_stages() {
+        let rows = [vec![
+            row("before", 0, "warm-up", 0.4),
+            row("after", 0, "blue", 0.6),
+            row("again", 0, "blue", 0.7),
+        ]];
+        let found = series(&rows, &measure(&rows, "attack").unwrap());
+        assert_eq!(found[0].names(), ["warm-up", "blue (after)", "blue (again)"]);
     }
 
     #[test]

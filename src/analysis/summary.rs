@@ -64,6 +64,9 @@ pub struct Summary {
     pub lines: Vec<Line>,
 }
 
+/// The longest value of a parameter that is a column, in characters; JSON has longer ones.
+const LONGEST: usize = 24;
+
 /// The parameters of series by the names of these, as typed.
 pub type SeriesParams = HashMap<String, Vec<(String, String)>>;
 
@@ -229,23 +232,30 @@ impl Summary {
         is_share(&self.measures[column].metric) && values.all(|estimate| estimate.mean.abs() <= 1.0)
     }
 
-    /// The parameters that are columns of a line's part: those of the first.
-    fn params_beside(&self, line: &Line) -> &[String] {
-        if line.aspect == Aspect::Last { &self.params } else { &[] }
+    /// The parameters that are columns of a line's part: the short ones, in the first part.
+    fn params_beside(&self, line: &Line) -> Vec<&String> {
+        let is_short = |name: &&String| {
+            let mut values = self.lines.iter().flat_map(|line| &line.params).filter(|(own, _)| own == *name);
+            values.all(|(_, value)| value.chars().count() <= LONGEST)
+        };
+        let params = self.params.iter().filter(|_| line.aspect == Aspect::Last);
+        params.filter(is_short).collect()
     }
 
     /// A title for each part, and its rows of cells, the first of which is the heading.
     fn parts(&self) -> Vec<(String, Vec<Vec<String>>)> {
         let mut parts: Vec<(String, Vec<Vec<String>>)> = Vec::new();
+        let mut beside = Vec::new();
         for line in &self.lines {
             let title = self.title(line);
             if parts.last().is_none_or(|(known, _)| *known != title) {
+                beside = self.params_beside(line);
                 let first = match (&line.phase, self.labelled) {
                     (Some(_), _) => "phase",
                     (None, true) => "variant",
                     (None, false) => "ablation",
                 };
-                let params = self.params_beside(line).iter().cloned();
+                let params = beside.iter().map(|name| (*name).clone());
                 let headings = params.chain(self.measures.iter().map(heading));
                 let row = [first.into(), "seeds".into()].into_iter().chain(headings).collect();
                 parts.push((title, vec![row]));
@@ -254,8 +264,8 @@ impl Summary {
             let cells = line.estimates.iter().enumerate().map(|(column, estimate)| {
                 estimate.map_or("-".to_owned(), |estimate| cell(self.is_share(column), &estimate))
             });
-            let given = self.params_beside(line).iter().map(|name| {
-                let own = line.params.iter().find(|(own, _)| own == name);
+            let given = beside.iter().map(|name| {
+                let own = line.params.iter().find(|(own, _)| own == *name);
                 own.map_or("-".to_owned(), |(_, value)| value.clone())
             });
             let label = line.phase.as_deref().unwrap_or_else(|| name(&line.ablation));

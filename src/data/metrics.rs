@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::{Deserializer, Value};
 
+use super::column::Column;
 use super::import::source::Source;
 use super::import::{Error, Result};
-use super::column::Column;
 use super::parquet::{Table, head, is_parquet, open, read};
 use super::rows::{MetricRow, Position};
 use store::read::{MAX_PARTS_BYTES, text};
@@ -310,7 +310,8 @@ mod tests {
             let mut writer = crate::TableWriter::create(&path, "t", batch.schema()).unwrap();
             writer.write(&batch).unwrap();
             writer.close().unwrap();
-            let line = |row: MetricRow| format!("{}: {}.{} {}", row.phase, row.subject, row.metric, row.value);
+            let line =
+                |row: MetricRow| format!("{}: {}.{} {}", row.phase, row.subject, row.metric, row.value);
             metrics(&path, "own").map(|rows| rows.into_iter().map(line).collect::<Vec<_>>())
         };
         let steps: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));

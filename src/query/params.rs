@@ -121,7 +121,7 @@ fn wide(rows: &[&ParamRow], keys: &[&str], names: &[String], kinds: &[Kind]) -> 
         }
         values[places[row.name.as_str()]][at] = Some(&row.value);
     }
-    let key = |(at, name): (usize, &&str)| {
+    let key = |(at, name): (usize, &&str)| -> Column {
         Series::new((*name).into(), found.iter().map(|key| key[at]).collect::<Vec<_>>()).into()
     };
     let mut columns: Vec<Column> = keys.iter().enumerate().map(key).collect();

@@ -165,8 +165,8 @@ pub(crate) fn panels(book: &MetricIndex) -> Vec<Panel> {
     }
     let mut panels: Vec<Panel> = plans.iter().filter_map(|plan| panel(book, plan)).collect();
     let is_drawn = |subject: &str, metric: &str| {
-        let curves = plans.iter().flat_map(|plan| &plan.curves);
-        curves.into_iter().any(|(_, own, name)| own == subject && name == metric)
+        let mut curves = plans.iter().flat_map(|plan| &plan.curves);
+        curves.any(|(_, own, name)| own == subject && name == metric)
     };
     panels.extend(book.own(is_drawn).into_iter().filter_map(|(subject, metric)| {
         let title = format!("{subject}.{metric}");

@@ -451,7 +451,7 @@ fn make(run: &Run, folder: &Path) -> anyhow::Result<usize> {
     let lineage = Lineage::new(run, Some(&store));
     let mut missing = 0;
     let schemas: HashMap<&str, SchemaRef> = TABLES.iter().map(|table| (table.name, table.schema())).collect();
-    let writer = |name| {
+    let writer = |name: &'static str| -> anyhow::Result<(&'static str, TableWriter)> {
         let path = folder.join(format!("{name}.parquet"));
         Ok((name, TableWriter::create(&path, name, schemas[name].clone())?))
     };

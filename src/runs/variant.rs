@@ -26,10 +26,10 @@ pub fn repeated(node: &NodeReport) -> Cow<'_, str> {
     let (ablation, of_pipeline, rest) = variant(&node.node);
     let place = node.params.iter().position(|(name, _)| name == SEED);
     let (Some(seed), None, Some(place)) = (node.seed, of_pipeline, place) else {
-        return (&*node.node).into();
+        return node.node.as_str().into();
     };
     let Some((path, labels)) = rest.strip_suffix(']').and_then(|rest| rest.rsplit_once('[')) else {
-        return (&*node.node).into();
+        return node.node.as_str().into();
     };
     let others: Vec<&str> =
         labels.split(',').enumerate().filter(|(at, _)| *at != place).map(|(_, label)| label).collect();
@@ -40,7 +40,7 @@ pub fn repeated(node: &NodeReport) -> Cow<'_, str> {
 
 /// The parameters that tell a node's variant from others: those of its matrix without the seed by which it is repeated.
 pub fn told_by(node: &NodeReport) -> impl Iterator<Item = &(String, String)> {
-    node.params.iter().filter(|(name, _)| node.seed.is_none() || name != SEED)
+    node.params.iter().filter(move |(name, _)| node.seed.is_none() || name != SEED)
 }
 
 /// A node's stage, and the label of its combination in a matrix: `brew` and `low` of `play[1]/brew[low]`.

@@ -103,10 +103,8 @@ fn runs_are_compared_variant_by_variant_and_seed_by_seed() {
             "{found:#}"
         );
     }
-    assert_eq!(
-        found("train[0.5] rate")["a"],
-        found("train[0.5] rate")["seeds"][1]["a"].as_f64().map(|_| 1.52).into()
-    );
+    let rate = found("train[0.5] rate");
+    assert!((rate["a"].as_f64().unwrap() - 1.52).abs() < 1e-9, "of the last step: {rate:#}");
     assert_eq!(found("sum nodes")["difference"], 0.0);
     let shown = space.triplay(&["runs", "compare", before, after]);
     assert!(shown.out.contains("\ntrain[2e-1]\n") && shown.out.contains("    seed 3"), "{}", shown.out);

@@ -337,7 +337,7 @@ impl Decoder<'_> {
         };
         let of_matrix = Uses::default();
         let variant = |combination: Option<&Combination>| {
-            let axes = combination.map_or(&[][..], |combination| &combination.params);
+            let axes = combination.map_or(&[][..], |combination| combination.params.as_slice());
             let assigned = combination.map(Combination::assigned).unwrap_or_default();
             let uses = (&self.warnings.params, &of_matrix);
             let substitution = Substitution { axes, uses, ..self.substitution(labels) };
