@@ -34,7 +34,7 @@ pub(crate) struct Catalog<'a> {
     folders: &'a [PathBuf],
     sql: &'a str,
     /// The parameters that the query needs, once it needs a table that may have them.
-    params: Option<ParamColumns>,
+    pub params: Option<ParamColumns>,
     /// The tables of the runs that have some, once a query needs them.
     tables: Option<Vec<Tables>>,
     /// The Parquet files of the opened tables.

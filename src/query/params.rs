@@ -1,7 +1,7 @@
 //! The parameters of variants as columns. A table of rows has a column for each parameter that its query names; `*` adds those
 //! that differ between the variants of a pipeline or of a matrix.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use polars::prelude::{
     Column, DataFrame, IntoLazy, JoinArgs, JoinType, LazyFrame, MaintainOrderJoin, NamedFrom, Series,
@@ -16,6 +16,8 @@ const NODE: [&str; 3] = ["run", "variant", "node"];
 
 /// The parameters that a query needs.
 pub(crate) struct ParamColumns {
+    /// All parameters, for suggestions.
+    pub known: Vec<String>,
     names: Vec<String>,
     of_variants: DataFrame,
     of_nodes: DataFrame,
@@ -38,7 +40,9 @@ impl ParamColumns {
             all.iter().filter(|row| names.contains(&row.name)).partition(|row| !row.node.is_empty());
         let (of_variants, of_nodes) =
             (wide(&of_variants, &VARIANT, &names, &kinds)?, wide(&of_nodes, &NODE, &names, &kinds)?);
-        Ok(ParamColumns { names, of_variants, of_nodes })
+        let known: BTreeSet<&String> = all.iter().map(|row| &row.name).collect();
+        let known = known.into_iter().cloned().collect();
+        Ok(ParamColumns { known, names, of_variants, of_nodes })
     }
 
     /// A table with these columns after its own. A parameter with the name of one of its columns is only in `params` and `axes`.

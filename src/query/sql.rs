@@ -43,6 +43,7 @@ pub(crate) fn query(sql: &str, folders: &[PathBuf]) -> anyhow::Result<QueryResul
         }
     }
     trouble.files = std::mem::take(&mut catalog.files);
+    trouble.params = catalog.params.take().map(|params| params.known).unwrap_or_default();
     let planned = quiet.guarded(|| {
         let mut context = SQLContext::new();
         tables.into_iter().for_each(|(name, frame)| context.register(&name, frame));
