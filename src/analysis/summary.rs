@@ -128,8 +128,8 @@ pub fn summarise(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>) -> Summary 
             };
             if aspect != Aspect::Difference || index > 0 {
                 let estimates: Vec<Option<Estimate>> = all.iter().zip(&places).map(value).collect();
-                // With one evaluation there is no change.
-                if aspect == Aspect::Gain && estimates.iter().all(Option::is_none) {
+                // With one evaluation there is no change, and variants of different stages have no difference.
+                if aspect != Aspect::Last && estimates.iter().all(Option::is_none) {
                     continue;
                 }
                 let (ablation, params) = ((*ablation).to_owned(), Vec::new());
