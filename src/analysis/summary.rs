@@ -246,6 +246,7 @@ impl Summary {
     fn parts(&self) -> Vec<(String, Vec<Vec<String>>)> {
         let mut parts: Vec<(String, Vec<Vec<String>>)> = Vec::new();
         let mut beside = Vec::new();
+        let shares: Vec<bool> = (0..self.measures.len()).map(|column| self.is_share(column)).collect();
         for line in &self.lines {
             let title = self.title(line);
             if parts.last().is_none_or(|(known, _)| *known != title) {
@@ -262,7 +263,7 @@ impl Summary {
             }
             let seeds = line.estimates.iter().flatten().map(|estimate| estimate.count).max().unwrap_or(0);
             let cells = line.estimates.iter().enumerate().map(|(column, estimate)| {
-                estimate.map_or("-".to_owned(), |estimate| cell(self.is_share(column), &estimate))
+                estimate.map_or("-".to_owned(), |estimate| cell(shares[column], &estimate))
             });
             let given = beside.iter().map(|name| {
                 let own = line.params.iter().find(|(own, _)| own == *name);
