@@ -54,7 +54,7 @@ pub(crate) struct TableArgs {
     /// Show every phase and its changes
     #[arg(long)]
     phases: bool,
-    /// Show this metric, such as `attack_success` or `attacks.diversity`; may be repeated
+    /// Show this metric, such as `attack_success`, `attacks.diversity` or the heading `attack`; may be repeated
     #[arg(long = "metric", value_name = "[SUBJECT.]METRIC")]
     metrics: Vec<String>,
     /// Print Markdown

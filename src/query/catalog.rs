@@ -29,6 +29,11 @@ pub(crate) fn described() -> Vec<TableDoc> {
     tables
 }
 
+/// Whether the parameters of variants are columns of this table.
+pub(crate) fn has_params(name: &str) -> bool {
+    name != AXES && TABLES.iter().any(|table| table.name == name)
+}
+
 /// Opens tables of runs.
 pub(crate) struct Catalog<'a> {
     folders: &'a [PathBuf],
@@ -53,7 +58,7 @@ impl<'a> Catalog<'a> {
             let frame = self.scan(table)?;
             let schema = table.schema();
             let own: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-            Some(if name == AXES { frame } else { self.params()?.beside(frame, &own) })
+            Some(if has_params(name) { self.params()?.beside(frame, &own) } else { frame })
         } else {
             let (frame, warnings) = overview::open(name, self.folders)?;
             self.warn(warnings);
