@@ -228,6 +228,7 @@ fn panel(book: &MetricIndex, plan: &Plan) -> Option<Panel> {
     let x_label = match (plan.of, every) {
         (MetricOrigin::Training, 1) => "iteration and step of training".to_owned(),
         (MetricOrigin::Training, _) => format!("iteration and step of training, one of {every} shown"),
+        (MetricOrigin::Own, _) if ticks.iter().all(|phase| phase.starts_with("step ")) => "step".to_owned(),
         (MetricOrigin::Evaluation | MetricOrigin::Own, _) => "after phase".to_owned(),
     };
     (!series.is_empty()).then(|| Panel {
