@@ -1,10 +1,12 @@
 //! What looking at finished runs costs, on tables as runs leave them.
 //!
-//! `cargo build --release --workspace && cargo bench --bench analysis`, since the first builds `triplay-query`; after `--`, `compare` or
-//! `query` chooses a part.
+//! `cargo build --release --workspace && cargo bench --bench analysis`, since the first builds `triplay-query`; after `--`, `compare`,
+//! `own` or `query` chooses a part.
 
 #[path = "analysis/compare.rs"]
 mod compare;
+#[path = "analysis/own.rs"]
+mod own;
 #[path = "analysis/query.rs"]
 mod query;
 
@@ -14,7 +16,7 @@ use anyhow::bail;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const PARTS: [&str; 2] = ["compare", "query"];
+const PARTS: [&str; 3] = ["compare", "own", "query"];
 
 fn main() -> anyhow::Result<()> {
     let asked: Vec<String> = std::env::args().skip(1).filter(|part| !part.starts_with("--")).collect();
@@ -24,6 +26,9 @@ fn main() -> anyhow::Result<()> {
     let is_asked = |part: &str| asked.is_empty() || asked.iter().any(|asked| asked == part);
     if is_asked("compare") {
         compare::compare()?;
+    }
+    if is_asked("own") {
+        own::own()?;
     }
     if is_asked("query") {
         query::query()?;

@@ -91,6 +91,8 @@ fn evaluated(prompts: u32, attempts: u32, odd: u32) -> anyhow::Result<String> {
         key: Digest::of_bytes(b"key"),
         position: vec![1],
         seconds: 1.0,
+        params: Vec::new(),
+        seed: None,
         outputs,
     })?;
     let record = RunRecord {
@@ -110,6 +112,7 @@ fn evaluated(prompts: u32, attempts: u32, odd: u32) -> anyhow::Result<String> {
         root: String::new(),
         digest: None,
         files: BTreeMap::new(),
+        main: None,
         incomplete: Vec::new(),
         nodes: 1,
         status: "done".into(),

@@ -175,6 +175,8 @@ fn finished(
             key: Digest::of_bytes(format!("{number} {node}").as_bytes()),
             position: vec![1, node + 1],
             seconds: 1.0,
+            params: Vec::new(),
+            seed: None,
             outputs,
         })?;
     }
@@ -196,6 +198,7 @@ fn finished(
         root: String::new(),
         digest: None,
         files: BTreeMap::new(),
+        main: None,
         incomplete: Vec::new(),
         nodes: NODES as usize,
         status: "done".into(),

@@ -150,6 +150,8 @@ mod tests {
             key: digest,
             position: Vec::new(),
             seconds: 0.0,
+            params: Vec::new(),
+            seed: None,
             outputs: outputs.iter().map(output).collect(),
         }
     }

@@ -1,9 +1,14 @@
 //! The measures that tables show by default, and the headings of their columns.
 
+use std::collections::HashSet;
+
 use super::halted::PHASE as HALTED;
-use super::series::{Measure, TRAINING};
+use super::series::{Measure, Series, TRAINING, series};
+use super::statistics::estimate;
+use super::table::is_share;
 use data::{MetricRow, RunMetricRow};
 use game::{UNDETERMINED, undetermined};
+use runs::MainMetric;
 
 /// Columns: heading, subject, metric.
 pub(super) const COLUMNS: [(&str, &str, &str); 8] = [
@@ -53,20 +58,44 @@ pub fn usual(rows: &[RunMetricRow]) -> Vec<Measure> {
     known.map(|(_, subject, metric)| Measure { subject: subject.into(), metric: metric.into() }).collect()
 }
 
+/// The measures that a table shows by default: the usual ones, or else those of stages of one's own.
+pub fn shown(rows: &[RunMetricRow]) -> Vec<Measure> {
+    let usual = usual(rows);
+    if usual.is_empty() { own(rows) } else { usual }
+}
+
+/// The first of these measures, with its last values.
+pub fn main_metric(rows: &[RunMetricRow]) -> Option<MainMetric> {
+    let runs = [rows.to_vec()];
+    // Measures without a known value say nothing.
+    shown(rows).iter().find_map(|measure| {
+        let all = series(&runs, measure);
+        let last = |series: &Series| Some(estimate(&series.last().into_values().collect::<Vec<_>>())?.mean);
+        let values: Vec<f64> = all.iter().filter_map(last).collect();
+        let (least, most) =
+            (values.iter().copied().reduce(f64::min)?, values.iter().copied().reduce(f64::max)?);
+        let share = is_share(&measure.metric) && least.abs() <= 1.0 && most.abs() <= 1.0;
+        Some(MainMetric { name: heading(measure), share, least, most })
+    })
+}
+
 /// The measures of stages of one's own, in the order of the rows: for runs that have none of the [`usual`] ones.
-pub fn own(rows: &[RunMetricRow]) -> Vec<Measure> {
+fn own(rows: &[RunMetricRow]) -> Vec<Measure> {
     let is_own = |row: &&RunMetricRow| {
         let MetricRow { phase, subject, .. } = &row.metric;
         phase != TRAINING && phase != HALTED && subject != SFT
     };
-    let mut own: Vec<Measure> = Vec::new();
-    for row in rows.iter().filter(is_own) {
-        let measure = Measure { subject: row.metric.subject.clone(), metric: row.metric.metric.clone() };
-        if !own.contains(&measure) {
-            own.push(measure);
-        }
-    }
-    own
+    let mut known = HashSet::new();
+    let names = rows.iter().filter(is_own).map(|row| (&row.metric.subject, &row.metric.metric));
+    let first = names.filter(|name| known.insert(*name));
+    first.map(|(subject, metric)| Measure { subject: subject.clone(), metric: metric.clone() }).collect()
+}
+
+/// The measure whose column has this heading, such as `attack`.
+pub(super) fn headed(heading: &str) -> Option<Measure> {
+    let mut columns = COLUMNS.iter().chain([&TURNS, &MARKS]);
+    let (_, subject, metric) = columns.find(|(known, ..)| *known == heading)?;
+    Some(Measure { subject: (*subject).to_owned(), metric: (*metric).to_owned() })
 }
 
 /// The heading of a measure's column.

@@ -2,12 +2,13 @@
 //! metrics say which phase of which round came before.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use anyhow::bail;
 use serde::Serialize;
 
 use super::halted::PHASE as HALTED;
+use super::headings::headed;
 use super::statistics::{Estimate, estimate};
 use data::{MetricRow, RunMetricRow};
 use engine::nearest;
@@ -30,8 +31,10 @@ pub(crate) type SampleId = (usize, Option<u64>);
 /// everything is undetermined.
 #[derive(Clone, Debug)]
 pub struct Series {
-    /// Empty without an ablation.
+    /// The ablation, or the label in a matrix, or both; empty without.
     pub ablation: String,
+    /// Whether it is a combination of a matrix.
+    pub labelled: bool,
     /// Phases and values by sample.
     pub samples: BTreeMap<SampleId, Vec<(String, Option<f64>)>>,
 }
@@ -132,6 +135,10 @@ pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
     };
     let (is_own, is_beside) = (is_of(runs, measure), is_of(runs, &beside));
     let mut found: Vec<Series> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    // The stages behind each phase of a sample, and the nodes behind its values.
+    let mut makers: HashMap<(usize, SampleId, String), Vec<&str>> = HashMap::new();
+    let mut nodes: HashMap<(usize, SampleId), Vec<&str>> = HashMap::new();
     for (run, rows) in runs.iter().enumerate() {
         let own = rows.iter().filter(|row| is_own(row));
         let told: HashSet<(&str, &str)> = own.map(place).collect();
@@ -141,26 +148,48 @@ pub fn series(runs: &[Vec<RunMetricRow>], measure: &Measure) -> Vec<Series> {
                 false if is_beside(row) && !told.contains(&place(row)) => absent,
                 false => continue,
             };
-            let (ablation, seed, _) = variant(&row.node);
-            // The combinations of a matrix are variants, too.
-            let ablation = match stage(&row.node).1 {
-                None => Cow::Borrowed(ablation),
-                Some(label) if ablation.is_empty() => Cow::Borrowed(label),
-                Some(label) => Cow::Owned(format!("{ablation}[{label}]")),
-            };
-            let place = found.iter().position(|series| series.ablation == ablation).unwrap_or(found.len());
+            let name = name_of(&row.node);
+            let place = places.get(&*name).copied().unwrap_or(found.len());
             if place == found.len() {
-                found.push(Series { ablation: ablation.into_owned(), samples: BTreeMap::new() });
+                places.insert(name.clone().into_owned(), place);
+                let labelled = stage(&row.node).1.is_some();
+                found.push(Series { ablation: name.into_owned(), labelled, samples: BTreeMap::new() });
             }
-            let values = found[place].samples.entry((run, seed)).or_default();
-            values.push((phase_of(row), value));
+            let sample = (run, variant(&row.node).1);
+            let (phase, is_training) = (phase_of(row), row.metric.phase == TRAINING);
+            let makers = makers.entry((place, sample, phase.clone())).or_default();
+            if !is_training && !makers.contains(&stage(&row.node).0) {
+                makers.push(stage(&row.node).0);
+            }
+            let values = found[place].samples.entry(sample).or_default();
+            values.push((phase, value));
+            nodes.entry((place, sample)).or_default().push(&row.node);
+        }
+    }
+    // Evaluations after the same phase are told apart by their stages.
+    for ((place, sample), nodes) in nodes {
+        let values = found[place].samples.entry(sample).or_default();
+        for ((phase, _), node) in values.iter_mut().zip(nodes) {
+            if makers.get(&(place, sample, phase.clone())).is_some_and(|makers| makers.len() > 1) {
+                *phase = format!("{phase} ({})", stage(node).0);
+            }
         }
     }
     found
 }
 
+/// The name of the series that a node's metrics belong to: its ablation, and its label in a matrix.
+pub fn name_of(node: &str) -> Cow<'_, str> {
+    let (ablation, ..) = variant(node);
+    match stage(node).1 {
+        None => ablation.into(),
+        Some(label) if ablation.is_empty() => label.into(),
+        Some(label) => format!("{ablation}[{label}]").into(),
+    }
+}
+
 /// The phase of a node's metric. Files of other programs do not say in which round they were written; the node's name does.
-fn phase_of(row: &RunMetricRow) -> String {
+pub fn phase_of(row: &RunMetricRow) -> String {
     if row.metric.at.iteration > 0 {
         return phase(&row.metric);
     }
@@ -182,7 +211,7 @@ pub fn phase(metric: &MetricRow) -> String {
     }
 }
 
-/// The measure named by `metric` or `subject.metric`.
+/// The measure named by `metric` or `subject.metric`, or by the heading of its column in tables.
 pub fn measure(runs: &[Vec<RunMetricRow>], text: &str) -> anyhow::Result<Measure> {
     let rows = || runs.iter().flatten().map(|row| &row.metric);
     // A rate that was undetermined everywhere is known only by its undetermined share.
@@ -193,6 +222,11 @@ pub fn measure(runs: &[Vec<RunMetricRow>], text: &str) -> anyhow::Result<Measure
         && rows().any(|row| row.subject == subject && is(row, metric))
     {
         return Ok(Measure { subject: subject.into(), metric: metric.into() });
+    }
+    if let Some(Measure { subject, metric }) = headed(text)
+        && rows().any(|row| row.subject == subject && is(row, &metric))
+    {
+        return Ok(Measure { subject, metric });
     }
     let mut subjects: Vec<&str> = Vec::new();
     for row in rows().filter(|row| is(row, text)) {
@@ -285,6 +319,17 @@ pub(crate) mod tests {
             found.len() == 1 && (found[0] - 0.3).abs() < 1e-12,
             "the same seed of another file: {found:?}"
         );
+    }
+
+    #[test]
+    fn evaluations_after_one_phase_are_told_apart_by_their_stages() {
+        let rows = [vec![
+            row("before", 0, "warm-up", 0.4),
+            row("after", 0, "blue", 0.6),
+            row("again", 0, "blue", 0.7),
+        ]];
+        let found = series(&rows, &measure(&rows, "attack").unwrap());
+        assert_eq!(found[0].names(), ["warm-up", "blue (after)", "blue (again)"]);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Ablations side by side, as a table: for each measure the mean over seeds and half of its 95 % interval.
 
-use serde::Serialize;
+use std::collections::{HashMap, HashSet};
+
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
 
 use super::columns::{aligned, markdown};
 use super::denominator::{Denominator, footnotes};
@@ -34,6 +37,9 @@ pub struct Line {
     pub aspect: Aspect,
     /// Empty without an ablation.
     pub ablation: String,
+    /// Its values of [`Summary::params`], as typed; in JSON a number is a number.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
+    pub params: Vec<(String, String)>,
     /// The phase, if the line is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
@@ -44,12 +50,33 @@ pub struct Line {
 /// The whole table. `lines` are sorted by aspect, then in the order of the run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
+    /// Whether some lines are combinations of a matrix.
+    #[serde(skip)]
+    labelled: bool,
+    /// The parameters that differ between the lines: columns before the measures.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub params: Vec<String>,
     /// The columns of the table.
     pub measures: Vec<Measure>,
     /// The observations behind the values of each measure, and the undetermined ones.
     pub denominators: Vec<Option<Denominator>>,
     /// The rows of the table.
     pub lines: Vec<Line>,
+}
+
+/// The longest value of a parameter that is a column, in characters; JSON has longer ones.
+const LONGEST: usize = 24;
+
+/// The parameters of series by the names of these, as typed.
+pub type SeriesParams = HashMap<String, Vec<(String, String)>>;
+
+fn as_map<S: Serializer>(params: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    let value = |text: &String| match serde_json::from_str(text) {
+        Ok(value @ (Value::Number(_) | Value::Bool(_))) => value,
+        _ => Value::String(text.clone()),
+    };
+    let map: Map<String, Value> = params.iter().map(|(name, text)| (name.clone(), value(text))).collect();
+    map.serialize(serializer)
 }
 
 /// The measures, each followed by its undetermined share if there is one.
@@ -67,9 +94,15 @@ fn with_undetermined(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>) -> Vec<
     all
 }
 
-fn summary(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>, lines: Vec<Line>) -> Summary {
+fn summary(
+    runs: &[Vec<RunMetricRow>],
+    measures: Vec<Measure>,
+    all: &[Vec<Series>],
+    lines: Vec<Line>,
+) -> Summary {
     let denominators = measures.iter().map(|measure| Denominator::of(runs, measure)).collect();
-    Summary { measures, denominators, lines }
+    let labelled = all.iter().flatten().any(|series| series.labelled);
+    Summary { labelled, params: Vec::new(), measures, denominators, lines }
 }
 
 /// Summarises runs by these measures.
@@ -77,6 +110,7 @@ pub fn summarise(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>) -> Summary 
     let measures = with_undetermined(runs, measures);
     let all: Vec<Vec<Series>> = measures.iter().map(|measure| series(runs, measure)).collect();
     let ablations = ablations(&all);
+    let places: Vec<HashMap<&str, usize>> = all.iter().map(|series| places(series)).collect();
     let mut lines = Vec::new();
     type Values = fn(&Series, first: Option<&Series>) -> Vec<f64>;
     let aspects: [(Aspect, Values); 3] = [
@@ -88,31 +122,33 @@ pub fn summarise(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>) -> Summary 
     ];
     for (aspect, values) in aspects {
         for (index, ablation) in ablations.iter().enumerate() {
-            let value = |series: &Vec<Series>| {
-                let first = ablations.first().and_then(|first| of(series, first));
-                estimate(&values(&series[of(series, ablation)?], first.map(|first| &series[first])))
+            let value = |(series, places): (&Vec<Series>, &HashMap<&str, usize>)| {
+                let first = ablations.first().and_then(|first| places.get(first));
+                estimate(&values(&series[*places.get(ablation)?], first.map(|first| &series[*first])))
             };
             if aspect != Aspect::Difference || index > 0 {
-                let estimates: Vec<Option<Estimate>> = all.iter().map(value).collect();
-                // With one evaluation there is no change.
-                if aspect == Aspect::Gain && estimates.iter().all(Option::is_none) {
+                let estimates: Vec<Option<Estimate>> = all.iter().zip(&places).map(value).collect();
+                // With one evaluation there is no change, and variants of different stages have no difference.
+                if aspect != Aspect::Last && estimates.iter().all(Option::is_none) {
                     continue;
                 }
-                lines.push(Line { aspect, ablation: (*ablation).to_owned(), phase: None, estimates });
+                let (ablation, params) = ((*ablation).to_owned(), Vec::new());
+                lines.push(Line { aspect, ablation, params, phase: None, estimates });
             }
         }
     }
-    summary(runs, measures, lines)
+    summary(runs, measures, &all, lines)
 }
 
 /// Summarises runs phase by phase.
 pub fn summarise_phases(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>) -> Summary {
     let measures = with_undetermined(runs, measures);
     let all: Vec<Vec<Series>> = measures.iter().map(|measure| series(runs, measure)).collect();
+    let places: Vec<HashMap<&str, usize>> = all.iter().map(|series| places(series)).collect();
     let mut lines = Vec::new();
     for ablation in ablations(&all) {
-        let own: Vec<Option<&Series>> =
-            all.iter().map(|series| Some(&series[of(series, ablation)?])).collect();
+        let place = all.iter().zip(&places).map(|(series, places)| Some(&series[*places.get(ablation)?]));
+        let own: Vec<Option<&Series>> = place.collect();
         let phases =
             own.iter().flatten().map(|series| series.names()).max_by_key(Vec::len).unwrap_or_default();
         for aspect in [Aspect::Phase, Aspect::Change] {
@@ -130,30 +166,53 @@ pub fn summarise_phases(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>) -> S
                 if aspect == Aspect::Phase || index > 0 {
                     let (ablation, phase) = (ablation.to_owned(), Some((*phase).to_owned()));
                     let estimates = own.iter().map(value).collect();
-                    lines.push(Line { aspect, ablation, phase, estimates });
+                    lines.push(Line { aspect, ablation, params: Vec::new(), phase, estimates });
                 }
             }
         }
     }
-    summary(runs, measures, lines)
+    summary(runs, measures, &all, lines)
 }
 
 /// The ablations that have any measure, in the order of the run.
 fn ablations(all: &[Vec<Series>]) -> Vec<&str> {
-    let mut ablations: Vec<&str> = Vec::new();
-    for series in all.iter().flatten() {
-        if !ablations.contains(&series.ablation.as_str()) {
-            ablations.push(&series.ablation);
-        }
-    }
-    ablations
+    let mut known = HashSet::new();
+    let names = all.iter().flatten().map(|series| series.ablation.as_str());
+    names.filter(|name| known.insert(*name)).collect()
 }
 
-fn of(series: &[Series], ablation: &str) -> Option<usize> {
-    series.iter().position(|series| series.ablation == ablation)
+/// The series by their names.
+fn places(series: &[Series]) -> HashMap<&str, usize> {
+    series.iter().enumerate().map(|(place, series)| (series.ablation.as_str(), place)).collect()
 }
 
 impl Summary {
+    /// Adds the parameters that differ between its lines. With phases, each ablation has tables of its own.
+    pub fn with_params(mut self, of: &SeriesParams) -> Summary {
+        let mut names: Vec<&str> = Vec::new();
+        let mut values: HashMap<&str, HashSet<&str>> = HashMap::new();
+        let shown: HashSet<&str> = self.lines.iter().map(|line| line.ablation.as_str()).collect();
+        let shown: Vec<&Vec<(String, String)>> = shown.iter().filter_map(|name| of.get(*name)).collect();
+        for line in &self.lines {
+            for (name, value) in of.get(&line.ablation).into_iter().flatten() {
+                if !values.contains_key(name.as_str()) {
+                    names.push(name);
+                }
+                values.entry(name).or_default().insert(value);
+            }
+        }
+        let differs = |name: &&str| {
+            let have = shown.iter().filter(|params| params.iter().any(|(own, _)| own == name)).count();
+            values[*name].len() > 1 || have < shown.len()
+        };
+        self.params = names.into_iter().filter(differs).map(str::to_owned).collect();
+        for line in self.lines.iter_mut().filter(|line| line.phase.is_none()) {
+            let own = of.get(&line.ablation).into_iter().flatten();
+            line.params = own.filter(|(name, _)| self.params.contains(name)).cloned().collect();
+        }
+        self
+    }
+
     fn title(&self, line: &Line) -> String {
         match line.aspect {
             Aspect::Last => "after the last evaluation".into(),
@@ -173,23 +232,45 @@ impl Summary {
         is_share(&self.measures[column].metric) && values.all(|estimate| estimate.mean.abs() <= 1.0)
     }
 
+    /// The parameters that are columns of a line's part: the short ones, in the first part.
+    fn params_beside(&self, line: &Line) -> Vec<&String> {
+        let is_short = |name: &&String| {
+            let mut values = self.lines.iter().flat_map(|line| &line.params).filter(|(own, _)| own == *name);
+            values.all(|(_, value)| value.chars().count() <= LONGEST)
+        };
+        let params = self.params.iter().filter(|_| line.aspect == Aspect::Last);
+        params.filter(is_short).collect()
+    }
+
     /// A title for each part, and its rows of cells, the first of which is the heading.
     fn parts(&self) -> Vec<(String, Vec<Vec<String>>)> {
         let mut parts: Vec<(String, Vec<Vec<String>>)> = Vec::new();
+        let mut beside = Vec::new();
+        let shares: Vec<bool> = (0..self.measures.len()).map(|column| self.is_share(column)).collect();
         for line in &self.lines {
             let title = self.title(line);
             if parts.last().is_none_or(|(known, _)| *known != title) {
-                let first = if line.phase.is_some() { "phase" } else { "ablation" };
-                let headings = self.measures.iter().map(heading);
+                beside = self.params_beside(line);
+                let first = match (&line.phase, self.labelled) {
+                    (Some(_), _) => "phase",
+                    (None, true) => "variant",
+                    (None, false) => "ablation",
+                };
+                let params = beside.iter().map(|name| (*name).clone());
+                let headings = params.chain(self.measures.iter().map(heading));
                 let row = [first.into(), "seeds".into()].into_iter().chain(headings).collect();
                 parts.push((title, vec![row]));
             }
             let seeds = line.estimates.iter().flatten().map(|estimate| estimate.count).max().unwrap_or(0);
             let cells = line.estimates.iter().enumerate().map(|(column, estimate)| {
-                estimate.map_or("-".to_owned(), |estimate| cell(self.is_share(column), &estimate))
+                estimate.map_or("-".to_owned(), |estimate| cell(shares[column], &estimate))
+            });
+            let given = beside.iter().map(|name| {
+                let own = line.params.iter().find(|(own, _)| own == *name);
+                own.map_or("-".to_owned(), |(_, value)| value.clone())
             });
             let label = line.phase.as_deref().unwrap_or_else(|| name(&line.ablation));
-            let row = [label.to_owned(), seeds.to_string()].into_iter().chain(cells).collect();
+            let row = [label.to_owned(), seeds.to_string()].into_iter().chain(given).chain(cells).collect();
             if let Some((_, rows)) = parts.last_mut() {
                 rows.push(row);
             }

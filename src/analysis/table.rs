@@ -5,6 +5,7 @@ use super::headings::{COLUMNS, MARKS, columns, has_turns, usual};
 use super::series::{SCORE, phase};
 use data::RunMetricRow;
 use game::undetermined;
+use runs::MainMetric;
 
 const LEGEND: &str = "\
 attack: success of fresh attacks on the defender; bench: of the fixed benchmark;
@@ -48,6 +49,15 @@ pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         size if size > 0.0 && size < 0.005 => format!("{value:.1e}"),
         _ => format!("{value:.3}"),
+    }
+}
+
+/// The main metric of a run, such as `attack 70.4` or `train.loss 0.100 to 0.250`.
+pub fn of_main(main: &MainMetric) -> String {
+    let shown = |value: f64| if main.share { format!("{:.1}", 100.0 * value) } else { number(value) };
+    match (shown(main.least), shown(main.most)) {
+        (least, most) if least == most => format!("{} {least}", main.name),
+        (least, most) => format!("{} {least} to {most}", main.name),
     }
 }
 

@@ -16,6 +16,7 @@ use super::changed::changed_files;
 use super::ledger::{RUNNING, RunDisplay, RunProgress, last_line, summary};
 use super::publish::publish;
 use super::registry::registry;
+use super::results::Shown;
 use super::stopped::stopped;
 use super::targets::targets;
 use super::trace::Trace;
@@ -201,6 +202,8 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     let status = if report.failures.is_empty() { "done" } else { "failed" };
     let digest = report.failures.is_empty().then(|| digest_of(nodes.iter()));
     let (record, closed) = ledger.close(status, |record| {
+        let shown = Shown::new(metrics.clone(), record, &nodes);
+        record.main = analysis::main_metric(&shown.rows);
         (record.digest, record.files, record.incomplete) = (digest, files, missing);
     });
     changed_files(&graph, &hash).iter().for_each(|line| ledger.message(line));
@@ -219,7 +222,7 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     let text = match (args.json, quiet) {
         (true, _) => summary(&record, &folder.path) + "\n",
         (_, true) => String::new(),
-        _ => tables(&graph, &metrics) + &last_line(&record, &folder.path) + "\n",
+        _ => tables(&graph, &metrics, (&record, &nodes)) + &last_line(&record, &folder.path) + "\n",
     };
     let printed = output::print(&text).context("cannot write to standard output");
     if record.status == "done" && !args.json && !quiet {
@@ -301,7 +304,7 @@ fn show_last_run(
         stopped(&nodes, record.targets.is_empty(), |digest| record.blob(digest))
             .iter()
             .for_each(|line| eprintln!("{line}"));
-        output::print(&tables(plan.graph, &metrics))?;
+        output::print(&tables(plan.graph, &metrics, (&record, &nodes)))?;
         println!("{}", last_line(&record, folder));
     }
     Ok(())
@@ -345,6 +348,7 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root
         root,
         digest: None,
         files: BTreeMap::new(),
+        main: None,
         incomplete: Vec::new(),
         nodes: graph.selected().count(),
         status: RUNNING.into(),
@@ -418,13 +422,14 @@ fn warn_missing(missing: &[String], folder: &Path) {
 
 /// Tables of the evaluations of each ablation, or a summary over seeds if there are several, and the league tables of
 /// `cross_play` stages.
-fn tables(graph: &Graph, metrics: &[RunMetricRow]) -> String {
+fn tables(graph: &Graph, metrics: &[RunMetricRow], (record, nodes): (&RunRecord, &[NodeReport])) -> String {
     let mut text = String::new();
     let is_own = analysis::usual(metrics).is_empty();
     if is_own || graph.variants.iter().any(|variant| variant.seed.is_some()) {
-        let measures = super::results::measures(metrics);
+        let measures = analysis::shown(metrics);
         if !measures.is_empty() {
-            text += &analysis::summarise(&[metrics.to_vec()], measures).text();
+            let Shown { rows, params, .. } = Shown::new(metrics.to_vec(), record, nodes);
+            text += &analysis::summarise(&[rows], measures).with_params(&params).text();
         }
         return text + &league(metrics);
     }

@@ -1,7 +1,7 @@
 //! `triplay results`: summarises seeds and ablations as tables and curves.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,9 +13,9 @@ use serde_json::json;
 use super::args::RunCacheArgs;
 use super::league::{LeagueDisplay, show};
 use super::panel::PanelArgs;
-use crate::analysis;
+use crate::analysis::{self, SeriesParams};
 use crate::data::RunMetricRow;
-use crate::engine;
+use crate::engine::{self, NodeReport};
 use crate::runs::{self, Run, RunRecord};
 use output::{Destination, Overwrite, eprintln, first_bytes, println};
 
@@ -55,7 +55,7 @@ pub(crate) struct TableArgs {
     /// Show every phase and its changes
     #[arg(long)]
     phases: bool,
-    /// Show this metric, such as `attack_success` or `attacks.diversity`; may be repeated
+    /// Show this metric, such as `attack_success`, `attacks.diversity` or the heading `attack`; may be repeated
     #[arg(long = "metric", value_name = "[SUBJECT.]METRIC")]
     metrics: Vec<String>,
     /// Print Markdown
@@ -105,9 +105,9 @@ fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
     if args.league {
         return league(args);
     }
-    let runs = read(&args.runs, &args.ablations)?;
+    let (runs, params) = read(&args.runs, &args.ablations)?;
     let measures = match args.metrics.is_empty() {
-        true => measures(&runs.concat()),
+        true => analysis::shown(&runs.concat()),
         false => args.metrics.iter().map(|text| analysis::measure(&runs, text)).collect::<Result<_, _>>()?,
     };
     anyhow::ensure!(
@@ -119,6 +119,7 @@ fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
         true => analysis::summarise_phases(&runs, measures),
         false => analysis::summarise(&runs, measures),
     };
+    let summary = summary.with_params(&params);
     if args.json {
         println!("{}", serde_json::to_string(&summary)?);
     } else if args.markdown {
@@ -129,14 +130,8 @@ fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The measures that a table shows by default: the usual ones, or else those of stages of one's own.
-pub(super) fn measures(rows: &[RunMetricRow]) -> Vec<analysis::Measure> {
-    let usual = analysis::usual(rows);
-    if usual.is_empty() { analysis::own(rows) } else { usual }
-}
-
 fn league(args: &TableArgs) -> anyhow::Result<ExitCode> {
-    let runs = read(&or_latest(args.runs.clone()), &args.ablations)?;
+    let (runs, _) = read(&or_latest(args.runs.clone()), &args.ablations)?;
     let rows = runs.iter().enumerate().flat_map(|(run, rows)| rows.iter().map(move |row| (run, row)));
     let leagues = analysis::leagues(rows);
     anyhow::ensure!(
@@ -168,7 +163,7 @@ fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     let out = args.out.as_ref();
     let with_force = |out| Destination::with_force(out, "picture of triplay", args.overwrite, is_own);
     let out = out.map(|out| with_force(out)).transpose()?;
-    let runs = read(&names, &args.ablations)?;
+    let (runs, _) = read(&names, &args.ablations)?;
     let measure = analysis::measure(&runs, &args.metric)?;
     let series = analysis::series(&runs, &measure);
     let denominator = analysis::Denominator::of(&runs, &measure);
@@ -184,11 +179,11 @@ fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The metrics of each run or file, of the named ablations, or of all if none is named.
-fn read(names: &[String], ablations: &[String]) -> anyhow::Result<Vec<Vec<RunMetricRow>>> {
+fn read(names: &[String], ablations: &[String]) -> anyhow::Result<(Vec<Vec<RunMetricRow>>, SeriesParams)> {
     if let Some(index) = (1..names.len()).find(|&index| names[..index].contains(&names[index])) {
         anyhow::bail!("{} is given twice: its seeds would count twice", names[index]);
     }
-    let mut runs = pool_seeds(names.iter().map(|name| of(name)).collect::<anyhow::Result<_>>()?)?;
+    let (mut runs, params) = pool_seeds(names.iter().map(|name| of(name)).collect::<anyhow::Result<_>>()?)?;
     let of_row = |row: &RunMetricRow| runs::variant(&row.node).0.to_owned();
     let known: BTreeSet<String> = runs.iter().flatten().map(of_row).collect();
     if let Some(unknown) = ablations.iter().find(|name| !known.contains(*name)) {
@@ -204,12 +199,60 @@ fn read(names: &[String], ablations: &[String]) -> anyhow::Result<Vec<Vec<RunMet
     if !ablations.is_empty() {
         runs.iter_mut().for_each(|rows| rows.retain(|row| ablations.contains(&of_row(row))));
     }
-    Ok(runs)
+    Ok((runs, params))
+}
+
+/// Metrics as tables and curves show them: nodes of a matrix over seeds are named as if the pipeline had these seeds.
+#[derive(Default)]
+pub(super) struct Shown {
+    pub rows: Vec<RunMetricRow>,
+    /// The parameters of each series.
+    pub params: SeriesParams,
+    /// Whether the seeds of a matrix repeat some nodes.
+    repeats: bool,
+}
+
+impl Shown {
+    pub(super) fn new(mut rows: Vec<RunMetricRow>, record: &RunRecord, nodes: &[NodeReport]) -> Shown {
+        let nodes: HashMap<&str, &NodeReport> = nodes.iter().map(|node| (node.node.as_str(), node)).collect();
+        let (mut params, mut repeats) = (SeriesParams::new(), false);
+        let mut last = "";
+        let mut of_pipeline: HashMap<&str, Vec<(String, String)>> = HashMap::new();
+        for row in &mut rows {
+            let Some(node) = nodes.get(row.node.as_str()) else { continue };
+            let (.., rest) = runs::variant(&node.node);
+            let variant = node.node.strip_suffix(rest).unwrap_or_default().trim_end_matches('/');
+            let name = runs::repeated(node);
+            repeats |= node.seed.is_some();
+            if node.node != last {
+                last = &node.node;
+                let known = params.entry(analysis::name_of(&name).into_owned()).or_default();
+                let of_pipeline = of_pipeline.entry(variant).or_insert_with(|| params_of(record, variant));
+                for (name, value) in runs::told_by(node).chain(of_pipeline.iter()) {
+                    if !known.iter().any(|(own, _)| own == name) {
+                        known.push((name.clone(), value.clone()));
+                    }
+                }
+            }
+            row.node = name.into_owned();
+        }
+        Shown { rows, params, repeats }
+    }
+}
+
+/// The parameters of an ablation except the seed, as typed.
+fn params_of(record: &RunRecord, variant: &str) -> Vec<(String, String)> {
+    let params = record.typed_params(variant).filter(|(name, _)| *name != "seed");
+    let text = |(name, typed): (&str, Cow<str>)| {
+        let text = record.params[variant][name].as_str().map_or_else(|| typed.into_owned(), str::to_owned);
+        (name.to_owned(), text)
+    };
+    params.map(text).collect()
 }
 
 /// The metrics of a run or file, and the run's record.
 struct Metrics {
-    rows: Vec<RunMetricRow>,
+    shown: Shown,
     /// `None` for a file.
     record: Option<RunRecord>,
 }
@@ -224,19 +267,23 @@ impl Metrics {
             let ablation = if variant.is_empty() { "" } else { runs::variant(&node).0 };
             let mut params: BTreeMap<&str, Cow<str>> = record.typed_params(variant).collect();
             let seed = params.remove("seed").unwrap_or_default().into_owned();
+            // Runs whose matrices have the seeds repeat each other with no seed of theirs.
+            if self.shown.repeats {
+                params.insert("run", record.run.as_str().into());
+            }
             let ablation = settings.entry(ablation.to_owned()).or_default();
             ablation.0 = format!("{} {params:?}", record.pipeline);
             ablation.1.insert(seed);
         }
-        let is_there = |ablation: &String| self.rows.iter().any(|row| runs::variant(&row.node).0 == ablation);
-        settings.retain(|ablation, _| is_there(ablation));
+        let there: BTreeSet<&str> = self.shown.rows.iter().map(|row| runs::variant(&row.node).0).collect();
+        settings.retain(|ablation, _| there.contains(ablation.as_str()));
         settings
     }
 }
 
 /// Pools runs as seeds of one ablation if only their seeds differ. Otherwise the run's name becomes part of the ablation's
 /// name.
-fn pool_seeds(mut all: Vec<Metrics>) -> anyhow::Result<Vec<Vec<RunMetricRow>>> {
+fn pool_seeds(mut all: Vec<Metrics>) -> anyhow::Result<(Vec<Vec<RunMetricRow>>, SeriesParams)> {
     let mut known: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
     let mut apart: BTreeSet<String> = BTreeSet::new();
     for (ablation, (setting, seeds)) in all.iter().flat_map(Metrics::settings) {
@@ -256,23 +303,34 @@ fn pool_seeds(mut all: Vec<Metrics>) -> anyhow::Result<Vec<Vec<RunMetricRow>>> {
     }
     for metrics in &mut all {
         let Some(record) = &metrics.record else { continue };
-        for row in &mut metrics.rows {
+        for row in &mut metrics.shown.rows {
             let (ablation, seed, node) = runs::variant(&row.node);
             if apart.contains(ablation) {
                 let name =
                     [ablation, record.run.as_str()].join(if ablation.is_empty() { "" } else { " of " });
                 let seed = seed.map_or(String::new(), |seed| format!("-s{seed}"));
-                row.node = format!("{name}{seed}/{node}");
+                let named = format!("{name}{seed}/{node}");
+                let (before, now) = (analysis::name_of(&row.node), analysis::name_of(&named).into_owned());
+                if let Some(params) = metrics.shown.params.get(&*before).cloned() {
+                    metrics.shown.params.entry(now).or_insert(params);
+                }
+                row.node = named;
             }
         }
     }
-    Ok(all.into_iter().map(|metrics| metrics.rows).collect())
+    let (mut runs, mut params) = (Vec::new(), SeriesParams::new());
+    for metrics in all {
+        runs.push(metrics.shown.rows);
+        params.extend(metrics.shown.params);
+    }
+    Ok((runs, params))
 }
 
 fn of(name: &str) -> anyhow::Result<Metrics> {
     let file = Path::new(name);
     if file.is_file() {
-        return Ok(Metrics { rows: analysis::read(file)?, record: None });
+        let shown = Shown { rows: analysis::read(file)?, ..Shown::default() };
+        return Ok(Metrics { shown, record: None });
     }
     let (run, variant) = name.split_once('@').map_or((name, None), |(run, variant)| (run, Some(variant)));
     let found = Run::read(&Run::locate(run)?)?;
@@ -299,5 +357,5 @@ fn of(name: &str) -> anyhow::Result<Metrics> {
         rows.retain(|row| is_wanted(&row.node));
         anyhow::ensure!(!rows.is_empty(), "run `{run}` has no ablation or seed `{wanted}`");
     }
-    Ok(Metrics { rows, record: Some(found.record) })
+    Ok(Metrics { shown: Shown::new(rows, &found.record, &found.nodes), record: Some(found.record) })
 }

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::args::{RunsListArgs, RunsRmArgs, RunsShowArgs};
 use super::cache::renamed;
 use super::stopped::stopped;
+use crate::analysis;
 use crate::runs::{Events, Removal, Run, RunRecord};
 use crate::store::{Rooted, RunFolderState, Store};
 use output::{eprintln, one_line, println, several};
@@ -34,53 +35,65 @@ pub(crate) fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let mut rows: Vec<[String; 7]> = records
-        .iter()
-        .map(|record| {
-            let mut changed = record.settings.clone();
-            let mut variants: Vec<String> =
-                record.params.keys().filter(|name| !name.is_empty()).map(|name| format!("@{name}")).collect();
-            if variants.len() > MOST_VARIANTS {
-                variants = vec![several(variants.len(), "variant")];
-            }
-            changed.extend(variants);
-            if !record.targets.is_empty() {
-                changed.push(format!("only {}", record.targets.join(" ")));
-            }
-            if !record.forced.is_empty() {
-                changed.push(format!("forced {}", record.forced.join(" ")));
-            }
-            [
-                record.run.clone(),
-                record.pipeline.clone(),
-                record.status.clone(),
-                record.ran.to_string(),
-                record.cached.to_string(),
-                format!("{:.1} s", record.seconds),
-                changed.join(" "),
-            ]
-        })
-        .collect();
-    let heading = ["run", "pipeline", "status", "ran", "cached", "time", "changed"].map(str::to_owned);
-    if super::progress::prints_to_terminal() {
-        shorten_last(&heading, &mut rows);
+    let heading = ["run", "pipeline", "status", "ran", "cached", "time", "metric", "changed"];
+    let rows = records.iter().map(|record| {
+        let mut changed = record.settings.clone();
+        let mut variants: Vec<String> =
+            record.params.keys().filter(|name| !name.is_empty()).map(|name| format!("@{name}")).collect();
+        if variants.len() > MOST_VARIANTS {
+            variants = vec![several(variants.len(), "variant")];
+        }
+        changed.extend(variants);
+        if !record.targets.is_empty() {
+            changed.push(format!("only {}", record.targets.join(" ")));
+        }
+        if !record.forced.is_empty() {
+            changed.push(format!("forced {}", record.forced.join(" ")));
+        }
+        [
+            record.run.clone(),
+            record.pipeline.clone(),
+            record.status.clone(),
+            record.ran.to_string(),
+            record.cached.to_string(),
+            format!("{:.1} s", record.seconds),
+            record.main.as_ref().map_or(String::new(), analysis::of_main),
+            changed.join(" "),
+        ]
+    });
+    let rows = [heading.map(str::to_owned)].into_iter().chain(rows);
+    let mut rows: Vec<Vec<String>> = rows.map(Vec::from).collect();
+    if records.iter().all(|record| record.main.is_none()) {
+        let metric = heading.len() - 2;
+        rows.iter_mut().for_each(|row| drop(row.remove(metric)));
     }
-    print_table(&heading, &rows, &[3, 4, 5]);
+    if super::progress::prints_to_terminal() {
+        shorten_last(&mut rows);
+    }
+    print_table(&rows, &[3, 4, 5]);
     Ok(ExitCode::SUCCESS)
 }
 
 /// Columns of a terminal that tables fit into.
 const COLUMNS: usize = 80;
 
-/// Shortens the cells of the last column so that rows fit into [`COLUMNS`]; `runs show` and `--json` have them whole.
-fn shorten_last<const N: usize>(heading: &[String; N], rows: &mut [[String; N]]) {
-    let width = |column: usize| {
-        let cells = std::iter::once(heading).chain(rows.iter());
-        cells.map(|row| row[column].chars().count()).max().unwrap_or(0)
+/// The width of each column, in characters.
+fn widths(rows: &[Vec<String>]) -> Vec<usize> {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    (0..rows.first().map_or(0, Vec::len)).map(width).collect()
+}
+
+/// Shortens the cells of the last column so that rows fit into [`COLUMNS`]; `runs show` and `--json` have them whole. The first
+/// row is the heading.
+fn shorten_last(rows: &mut [Vec<String>]) {
+    let widths = widths(rows);
+    let Some(((_, before), heading)) = widths.split_last().zip(rows.first().and_then(|row| row.last()))
+    else {
+        return;
     };
-    let before: usize = (0..N - 1).map(|column| width(column) + 2).sum();
-    let room = COLUMNS.saturating_sub(before).max(heading[N - 1].chars().count());
-    for cell in rows.iter_mut().map(|row| &mut row[N - 1]).filter(|cell| cell.chars().count() > room) {
+    let used: usize = before.iter().map(|width| width + 2).sum();
+    let room = COLUMNS.saturating_sub(used).max(heading.chars().count());
+    for cell in rows.iter_mut().filter_map(|row| row.last_mut()).filter(|cell| cell.chars().count() > room) {
         *cell = cell.chars().take(room - 1).chain(['…']).collect();
     }
 }
@@ -90,14 +103,9 @@ fn name(folder: &Path) -> String {
 }
 
 /// Prints columns padded to their widest cells. Those in `right` are right-aligned.
-fn print_table<const N: usize>(heading: &[String; N], rows: &[[String; N]], right: &[usize]) {
-    let widths: Vec<usize> = (0..N)
-        .map(|column| {
-            let cells = rows.iter().map(|row| row[column].chars().count());
-            cells.chain([heading[column].chars().count()]).max().unwrap_or(0)
-        })
-        .collect();
-    for row in std::iter::once(heading).chain(rows) {
+fn print_table(rows: &[Vec<String>], right: &[usize]) {
+    let widths = widths(rows);
+    for row in rows {
         let cells = row.iter().enumerate().map(|(column, cell)| {
             let pad = " ".repeat(widths[column] - cell.chars().count());
             if right.contains(&column) { format!("{pad}{cell}") } else { format!("{cell}{pad}") }

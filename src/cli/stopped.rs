@@ -72,6 +72,8 @@ mod tests {
                 key: digest,
                 position: Vec::new(),
                 seconds: 0.0,
+                params: Vec::new(),
+                seed: None,
                 outputs: vec![
                     output("decision", DECISION, Digest::of_file(&place).unwrap()),
                     output("why", "text", digest),

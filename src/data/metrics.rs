@@ -5,33 +5,36 @@ use std::path::Path;
 
 use serde_json::{Deserializer, Value};
 
+use super::column::Column;
 use super::import::source::Source;
 use super::import::{Error, Result};
-use super::parquet::{Table, is_parquet, open, read};
+use super::parquet::{Table, head, is_parquet, open, read};
 use super::rows::{MetricRow, Position};
 use store::read::{MAX_PARTS_BYTES, text};
 
 /// The key or column that numbers the points of a curve.
 const STEP: &str = "step";
 
-/// The columns of a CSV file with a row for each metric; `phase`, `subject`, `count` and `step` may be missing.
+/// The columns of a table with a row for each metric; `phase`, `subject`, `count` and `step` may be missing.
 const LONG: [&str; 2] = ["metric", "value"];
 
 /// The phase of metrics without a step.
 const RESULT: &str = "result";
 
-/// Reads a file of metrics. Parquet must have the columns of [`MetricRow`]. JSON is an object of numbers, whose nested keys are
-/// joined by dots, or a list or lines of such objects, each with a `step`. CSV has a metric in each column and a row for each
-/// `step`, or a row for each metric with the columns `metric` and `value`. `subject` is that of metrics that name none.
+/// Reads a file of metrics. JSON is an object of numbers, whose nested keys are joined by dots, or a list or lines of such
+/// objects, each with a `step`. CSV and Parquet have a metric in each column and a row for each `step`, or a row for each metric
+/// with the columns `metric` and `value`. Parquet with all columns of [`MetricRow`] is read as it is. `subject` is that of metrics
+/// that name none.
 pub fn metrics(path: &Path, subject: &str) -> Result<Vec<MetricRow>> {
-    if is_parquet(path).map_err(|cause| Error::Open { path: path.to_owned(), cause })? {
-        return Ok(read::<MetricRow>(path)?);
-    }
-    let content =
-        text(path, MAX_PARTS_BYTES).map_err(|cause| Error::Open { path: path.to_owned(), cause })?;
-    let records = match content.trim_start().starts_with(['{', '[']) {
-        true => json(path, &content)?,
-        false => csv(path)?,
+    rows(path, form(path)?, subject)
+}
+
+fn rows(path: &Path, form: Form, subject: &str) -> Result<Vec<MetricRow>> {
+    let records = match form {
+        Form::Rows => return Ok(read::<MetricRow>(path)?),
+        Form::Parquet => table(path, "parquet")?,
+        Form::Text(content) if content.trim_start().starts_with(['{', '[']) => json(path, &content)?,
+        Form::Text(_) => table(path, "csv")?,
     };
     let file = || path.display().to_string();
     if records.len() > 1
@@ -71,10 +74,30 @@ pub fn metrics(path: &Path, subject: &str) -> Result<Vec<MetricRow>> {
 
 /// The same as a table of Arrow batches.
 pub fn metrics_table(path: &Path, subject: &str) -> Result<Table> {
-    match is_parquet(path).map_err(|cause| Error::Open { path: path.to_owned(), cause })? {
-        true => Ok(open(path)?),
-        false => Ok(Table::of(path, &metrics(path, subject)?)?),
+    match form(path)? {
+        Form::Rows => Ok(open(path)?),
+        form => Ok(Table::of(path, &rows(path, form, subject)?)?),
     }
+}
+
+/// The form of a file.
+enum Form {
+    /// Parquet with the columns of [`MetricRow`].
+    Rows,
+    Parquet,
+    Text(String),
+}
+
+fn form(path: &Path) -> Result<Form> {
+    let fail = |cause| Error::Open { path: path.to_owned(), cause };
+    if !is_parquet(path).map_err(fail)? {
+        return Ok(Form::Text(text(path, MAX_PARTS_BYTES).map_err(fail)?));
+    }
+    let columns = head(path)?.columns;
+    let mut own = Vec::new();
+    MetricRow::fields("", "", &mut own);
+    let is_whole = own.iter().all(|field| columns.contains(field.name()));
+    Ok(if is_whole { Form::Rows } else { Form::Parquet })
 }
 
 fn wrong(place: String, message: String) -> Error {
@@ -182,11 +205,16 @@ fn whole(text: &str) -> Option<u64> {
     text.trim().strip_suffix(".0").unwrap_or(text.trim()).parse().ok()
 }
 
-/// The rows of a CSV file.
-fn csv(path: &Path) -> Result<Vec<Record>> {
-    let source = Source::open_as(path, "csv")?;
+/// The rows of a CSV or Parquet file.
+fn table(path: &Path, ending: &str) -> Result<Vec<Record>> {
+    let source = Source::open_as(path, ending)?;
     let columns: Vec<&str> = source.columns.iter().map(String::as_str).collect();
     let is_long = LONG.iter().all(|name| columns.contains(name));
+    if columns.contains(&LONG[0]) && !is_long {
+        let message = "it must have the columns `metric` and `value`, and may have `subject`, `phase`, `count` and `step`; \
+                       found no `value`";
+        return Err(wrong(path.display().to_string(), message.into()));
+    }
     let mut records = Vec::new();
     source.each(&columns, &mut |line, cells| {
         let place = || format!("{}{line}", source.prefix());
@@ -268,6 +296,33 @@ mod tests {
             "what diverged is not known"
         );
         assert_eq!(read("step,loss,note\n1,nan,inf\n2,1,\n").unwrap(), ["step 2: own.loss 1 1"]);
+    }
+
+    #[test]
+    fn parquet_of_other_programs_is_read_as_csv_is() {
+        use arrow_array::{ArrayRef, Float32Array, Int64Array, RecordBatch, StringArray};
+        use std::sync::Arc;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m");
+        let values: ArrayRef = Arc::new(Float32Array::from(vec![0.5, 0.25]));
+        let mut read = |columns: Vec<(&str, ArrayRef)>| {
+            let batch = RecordBatch::try_from_iter(columns).unwrap();
+            let mut writer = crate::TableWriter::create(&path, "t", batch.schema()).unwrap();
+            writer.write(&batch).unwrap();
+            writer.close().unwrap();
+            let line =
+                |row: MetricRow| format!("{}: {}.{} {}", row.phase, row.subject, row.metric, row.value);
+            metrics(&path, "own").map(|rows| rows.into_iter().map(line).collect::<Vec<_>>())
+        };
+        let steps: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+        let wide = read(vec![("step", steps.clone()), ("loss", values.clone())]).unwrap();
+        assert_eq!(wide, ["step 1: own.loss 0.5", "step 2: own.loss 0.25"]);
+        let names: ArrayRef = Arc::new(StringArray::from(vec!["f1", "recall"]));
+        let long = read(vec![("metric", names.clone()), ("value", values)]).unwrap();
+        assert_eq!(long, ["result: own.f1 0.5", "result: own.recall 0.25"]);
+        let error = read(vec![("metric", names), ("score", steps)]).unwrap_err().to_string();
+        let expected = "it must have the columns `metric` and `value`, and may have `subject`, `phase`, `count` and `step`; found no `value`";
+        assert!(error.contains(expected), "{error}");
     }
 
     #[test]

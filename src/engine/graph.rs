@@ -124,8 +124,19 @@ pub struct StageTemplate {
     pub policy: Policy,
     /// The device and number type of its models.
     pub numerics: Arc<Numerics>,
+    /// What the matrix gave to it. It counts for the key only where the stage uses it.
+    pub assigned: Assigned,
     /// The digest of what counts for the key, computed on first use: see `keys`.
     pub(super) digest: OnceLock<Digest>,
+}
+
+/// What a matrix gives to the stage in one of its combinations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assigned {
+    /// The names and values of its parameters, axes first. A value is as typed; a map or list on an axis is its label.
+    pub params: Vec<(String, String)>,
+    /// The seed, if the matrix has `seeds`: combinations that differ in it alone repeat each other.
+    pub seed: Option<u64>,
 }
 
 impl GraphVariant {
@@ -148,7 +159,8 @@ impl StageTemplate {
         policy: Policy,
         numerics: Arc<Numerics>,
     ) -> StageTemplate {
-        StageTemplate { kind, decoded, policy, numerics, digest: OnceLock::new() }
+        let assigned = Assigned::default();
+        StageTemplate { kind, decoded, policy, numerics, assigned, digest: OnceLock::new() }
     }
 
     /// The amounts of resources that it takes: those in the pipeline, and one `gpu` if models are computed on a GPU and the

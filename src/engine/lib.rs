@@ -38,7 +38,9 @@ pub use grammar::{
     Diagnostic, Diagnostics, Edge, EdgeRole, Frame, LoadOptions, Outline, OutlineNode, SITE_FILE, Shape,
     Site, Tail, is_name, load, nearest, outline, outline_unrolled, read_stage, schema,
 };
-pub use graph::{Graph, GraphVariant, InputBinding, Loop, Node, NodeId, On, Policy, Publish, StageTemplate};
+pub use graph::{
+    Assigned, Graph, GraphVariant, InputBinding, Loop, Node, NodeId, On, Policy, Publish, StageTemplate,
+};
 pub use input::{ArtifactType, Input, InputFile, InputVariable, Inputs};
 pub use job::{Content, Job, Numerics, Retried, Retry, in_place, key_of};
 pub use kind::{Kind, KindFacts, Output, Part, Purpose};

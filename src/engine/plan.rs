@@ -778,6 +778,8 @@ impl<'a> Plan<'a> {
             key: slot.key?,
             position: node.position.to_vec(),
             seconds: slot.seconds,
+            params: node.call.assigned.params.clone(),
+            seed: node.call.assigned.seed,
             outputs: outputs
                 .map(|(index, (declared, blob))| NodeOutput {
                     name: declared.name.to_string(),

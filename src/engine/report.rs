@@ -24,6 +24,12 @@ pub struct NodeReport {
     pub position: Vec<u32>,
     /// Seconds that the work took, in this run or an earlier one.
     pub seconds: f64,
+    /// The names and values of the parameters that a matrix gave to it, axes first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub params: Vec<(String, String)>,
+    /// Its seed, if its matrix has `seeds`; then it is the value of the parameter `seed`, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// In the order of their indices.
     pub outputs: Vec<NodeOutput>,
 }

@@ -10,8 +10,9 @@ use polars::prelude::{
 
 use crate::description::{ColumnDoc, TableDoc, kind};
 use crate::overview;
+use crate::params::ParamColumns;
 use crate::records::unreadable;
-use runs::{TABLES, Tables};
+use runs::{AXES, TABLES, Table, Tables};
 
 /// All tables, those of runs' records first.
 pub(crate) fn described() -> Vec<TableDoc> {
@@ -28,9 +29,17 @@ pub(crate) fn described() -> Vec<TableDoc> {
     tables
 }
 
+/// Whether the parameters of variants are columns of this table.
+pub(crate) fn has_params(name: &str) -> bool {
+    name != AXES && TABLES.iter().any(|table| table.name == name)
+}
+
 /// Opens tables of runs.
 pub(crate) struct Catalog<'a> {
     folders: &'a [PathBuf],
+    sql: &'a str,
+    /// The parameters that the query needs, once it needs a table that may have them.
+    pub params: Option<ParamColumns>,
     /// The tables of the runs that have some, once a query needs them.
     tables: Option<Vec<Tables>>,
     /// The Parquet files of the opened tables.
@@ -39,25 +48,44 @@ pub(crate) struct Catalog<'a> {
 }
 
 impl<'a> Catalog<'a> {
-    pub(crate) fn new(folders: &'a [PathBuf]) -> Catalog<'a> {
-        Catalog { folders, tables: None, files: Vec::new(), warnings: Vec::new() }
+    pub(crate) fn new(folders: &'a [PathBuf], sql: &'a str) -> Catalog<'a> {
+        Catalog { folders, sql, params: None, tables: None, files: Vec::new(), warnings: Vec::new() }
     }
 
     /// The table of this name; `None` if there is none.
     pub(crate) fn open(&mut self, name: &str) -> anyhow::Result<Option<LazyFrame>> {
         let frame = if let Some(table) = TABLES.iter().find(|table| table.name == name) {
-            let files: Vec<PathBuf> = self.tables()?.iter().map(|tables| tables.path(name)).collect();
-            self.files.extend(files.iter().cloned());
-            let fields = table.schema();
-            let schema: Schema =
-                fields.fields().iter().map(|field| of(field.name(), field.data_type())).collect();
-            Some(scan(&files, schema.into())?)
+            let frame = self.scan(table)?;
+            let schema = table.schema();
+            let own: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+            Some(if has_params(name) { self.params()?.beside(frame, &own) } else { frame })
         } else {
             let (frame, warnings) = overview::open(name, self.folders)?;
             self.warn(warnings);
             frame
         };
         Ok(frame)
+    }
+
+    /// A table of all runs.
+    fn scan(&mut self, table: &Table) -> anyhow::Result<LazyFrame> {
+        let files: Vec<PathBuf> = self.tables()?.iter().map(|tables| tables.path(table.name)).collect();
+        self.files.extend(files.iter().cloned());
+        let fields = table.schema();
+        let schema: Schema =
+            fields.fields().iter().map(|field| of(field.name(), field.data_type())).collect();
+        scan(&files, schema.into())
+    }
+
+    fn params(&mut self) -> anyhow::Result<&ParamColumns> {
+        if self.params.is_none() {
+            let mut all = overview::assigned(self.folders);
+            for tables in self.tables()? {
+                all.extend(tables.axes()?);
+            }
+            self.params = Some(ParamColumns::new(&all, self.sql)?);
+        }
+        self.params.as_ref().context("the parameters were read")
     }
 
     /// The tables of all runs. A run that cannot be read is left out with a warning.

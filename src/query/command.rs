@@ -14,7 +14,7 @@ use output::{Destination, Overwrite, allow_broken_pipe, eprintln, print, println
 use runs::{Run, read_from};
 
 use crate::answer::Answer;
-use crate::catalog::described;
+use crate::catalog::{described, has_params};
 use crate::description::{ColumnDoc, TableDoc};
 use crate::grid::Grid;
 use crate::parquet::write_parquet;
@@ -314,6 +314,10 @@ fn in_words(table: &TableDoc) -> String {
     let mut text = format!("{}: a row is {}\n", table.name, table.about);
     for column in &table.columns {
         text += &format!("  {:name$}  {:kind$}  {}\n", column.name, column.kind, column.about);
+    }
+    if has_params(table.name) {
+        text +=
+            "and a column for each parameter of its variant that the query names; * adds those that differ\n";
     }
     text
 }

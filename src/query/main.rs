@@ -11,6 +11,7 @@ mod command;
 mod description;
 mod grid;
 mod overview;
+mod params;
 mod parquet;
 mod records;
 mod sql;

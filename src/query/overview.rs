@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::description::{ColumnDoc, TableDoc, kind};
 use crate::records::{record, records};
 use engine::{NodeOutput, NodeReport};
-use runs::{self, Run};
+use runs::{self, ParamRow, Run};
 
 /// A column of rows of type `R`.
 struct ColumnSpec<R: 'static> {
@@ -73,6 +73,29 @@ struct Param {
     typed: String,
 }
 
+impl Param {
+    fn text(&self) -> String {
+        match &self.value {
+            Value::String(text) => text.clone(),
+            _ => self.typed.clone(),
+        }
+    }
+}
+
+/// The parameters of the variants of all runs. Runs that cannot be read are reported by the tables that need them.
+pub(crate) fn assigned(folders: &[PathBuf]) -> Vec<ParamRow> {
+    let (runs, _) = records(folders, record);
+    let assigned = |param: Param| ParamRow {
+        value: param.text(),
+        run: param.run,
+        pipeline: param.pipeline,
+        variant: param.variant,
+        node: String::new(),
+        name: param.name,
+    };
+    runs.iter().flat_map(params).map(assigned).collect()
+}
+
 const PARAMS: &[ColumnSpec<Param>] = made! { Param:
     run, "Name of the run.", |row| row.run.clone();
     pipeline, "Name of its pipeline.", |row| row.pipeline.clone();
@@ -80,10 +103,7 @@ const PARAMS: &[ColumnSpec<Param>] = made! { Param:
     variant, "Ablation and seed as in the names of nodes, such as `full-s1`.", |row| row.variant.clone();
     variant_seed, "The seed, if the run has several.", |row| row.seed;
     name, "Name of the parameter.", |row| row.name.clone();
-    value, "Its value as text, as it was typed; lists and maps as JSON.", |row| match &row.value {
-        Value::String(text) => text.clone(),
-        _ => row.typed.clone(),
-    };
+    value, "Its value as text, as it was typed; lists and maps as JSON.", Param::text;
     number, "Its value, if it is a number.", |row| row.value.as_f64();
 };
 

@@ -34,7 +34,7 @@ pub(crate) fn query(sql: &str, folders: &[PathBuf]) -> anyhow::Result<QueryResul
     let named = quiet
         .guarded(|| extract_table_identifiers(sql, false, true))
         .map_err(|failure| trouble.explain(failure))?;
-    let mut catalog = Catalog::new(folders);
+    let mut catalog = Catalog::new(folders, sql);
     let mut tables: Vec<(String, LazyFrame)> = Vec::new();
     // Other names are common table expressions, or wrong; Polars reports those.
     for name in &named {
@@ -43,6 +43,7 @@ pub(crate) fn query(sql: &str, folders: &[PathBuf]) -> anyhow::Result<QueryResul
         }
     }
     trouble.files = std::mem::take(&mut catalog.files);
+    trouble.params = catalog.params.take().map(|params| params.known).unwrap_or_default();
     let planned = quiet.guarded(|| {
         let mut context = SQLContext::new();
         tables.into_iter().for_each(|(name, frame)| context.register(&name, frame));

@@ -71,6 +71,8 @@ fn message(payload: &(dyn Any + Send)) -> String {
 pub(crate) struct ErrorExplainer {
     /// The Parquet files that it reads.
     pub files: Vec<PathBuf>,
+    /// The parameters that its tables have as columns.
+    pub params: Vec<String>,
 }
 
 impl ErrorExplainer {
@@ -92,7 +94,7 @@ impl ErrorExplainer {
         }
         match innermost(&error) {
             PolarsError::ColumnNotFound(message) | PolarsError::SchemaFieldNotFound(message) => {
-                unknown_column(message)
+                unknown_column(message, &self.params)
             }
             PolarsError::Duplicate(message) => {
                 let name = quoted_after(message, "name '").unwrap_or("the same");
@@ -147,7 +149,7 @@ fn unknown_table(name: &str) -> anyhow::Error {
     }
 }
 
-fn unknown_column(message: &str) -> anyhow::Error {
+fn unknown_column(message: &str, params: &[String]) -> anyhow::Error {
     let line = first_line(message);
     let name = match line.split('"').nth(1) {
         Some(quoted) => quoted,
@@ -172,7 +174,12 @@ fn unknown_column(message: &str) -> anyhow::Error {
     if names.contains(&name) {
         return anyhow!("no table here has a column `{name}`; it is one of {}", of(name));
     }
+    let columns = names.len();
+    names.extend(params.iter().map(String::as_str));
     match nearest(name, &names) {
+        Some(near) if !names[..columns].contains(&near) => {
+            anyhow!("there is no column `{name}`; did you mean the parameter `{near}`?")
+        }
         Some(near) => anyhow!("there is no column `{name}`; did you mean `{near}` (of {})?", of(near)),
         None => anyhow!("there is no column `{name}`; `triplay results query --schema` shows all of them"),
     }
@@ -194,7 +201,9 @@ mod tests {
 
     #[test]
     fn names_in_messages_of_polars_are_found() {
-        let unknown = |message: &str| unknown_column(message).to_string();
+        let unknown = |message: &str| unknown_column(message, &["heat".into()]).to_string();
+        let of_params = unknown("unable to find column \"haet\"; valid columns: [\"run\"]");
+        assert_eq!(of_params, "there is no column `haet`; did you mean the parameter `heat`?");
         let of_schema = unknown("unable to find column \"loprob\"; valid columns: [\"run\"]");
         assert!(
             of_schema.starts_with("there is no column `loprob`; did you mean `logprob` (of "),

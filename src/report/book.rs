@@ -1,6 +1,6 @@
 //! The index of all runs' metrics by name, from which headline, panels and matrices are made.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 
 use super::model::Interval;
@@ -9,8 +9,9 @@ use analysis::compare::RateInterval;
 use analysis::statistics::{self, wilson};
 use analysis::{self, Measure, PHASE, estimate};
 use data::MetricRow;
+use engine::{NodeReport, Purpose};
 use game::undetermined;
-use runs::variant;
+use runs::{repeated, stage, variant};
 
 /// The phase of training's own metrics, step by step.
 const TRAINING: &str = "update";
@@ -20,13 +21,17 @@ const TRAINING: &str = "update";
 pub(crate) enum MetricOrigin {
     Evaluation,
     Training,
+    /// Commands of the user's.
+    Own,
 }
 
-/// A compared column: a run, or an ablation of one.
+/// A compared column: a run, or an ablation of one; of each, a combination of a matrix.
 pub(crate) struct Column {
     pub name: String,
     pub run: usize,
     pub ablation: String,
+    /// The label of the combination, without the seed if the matrix has several.
+    pub label: Option<String>,
     /// The number of its seeds.
     pub seeds: usize,
 }
@@ -81,6 +86,9 @@ pub(crate) struct Entry<'a> {
     /// Its index among the rows of its run.
     index: usize,
     over_hazards: Option<statistics::Interval>,
+    /// Whether a command of the user's reported it.
+    is_own: bool,
+    phase: String,
     pub row: &'a MetricRow,
 }
 
@@ -89,20 +97,31 @@ pub(crate) struct MetricIndex<'a> {
     entries: HashMap<(&'a str, &'a str), Vec<Entry<'a>>>,
     /// Subjects and metrics in the order of their first rows.
     pub names: Vec<(&'a str, &'a str)>,
+    /// The number of combinations of matrices that are too many for the page.
+    pub left_out: usize,
 }
+
+/// Most combinations of matrices that are columns.
+const MOST_LABELS: usize = 24;
 
 impl<'a> MetricIndex<'a> {
     pub(crate) fn new(sources: &'a [Source], rates: &Rates) -> MetricIndex<'a> {
-        let mut book = MetricIndex { columns: columns(sources), entries: HashMap::new(), names: Vec::new() };
-        let places: HashMap<(usize, &str), usize> = (book.columns.iter().enumerate())
-            .map(|(place, column)| ((column.run, column.ablation.as_str()), place))
+        let (columns, left_out) = columns(sources);
+        let mut book = MetricIndex { columns, entries: HashMap::new(), names: Vec::new(), left_out };
+        let places: HashMap<(usize, &str, Option<&str>), usize> = (book.columns.iter().enumerate())
+            .map(|(place, column)| ((column.run, column.ablation.as_str(), column.label.as_deref()), place))
             .collect();
         let mut names = Vec::new();
         let mut entries: HashMap<(&str, &str), Vec<Entry>> = HashMap::new();
         for (run, source) in sources.iter().enumerate() {
+            let reports = reports(source);
             for (index, row) in source.metrics.iter().enumerate() {
                 let (ablation, seed, node) = variant(&row.node);
-                let Some(column) = places.get(&(run, ablation)).copied() else { continue };
+                let report = reports.get(row.node.as_str()).copied();
+                let label = report.and_then(|report| label(source, report));
+                let Some(column) = places.get(&(run, ablation, label.as_deref())).copied() else { continue };
+                let seed = seed.or(report.and_then(|report| report.seed));
+                let is_own = report.is_some_and(|report| report.kind == COMMAND);
                 let name = (row.metric.subject.as_str(), row.metric.metric.as_str());
                 let own = entries.entry(name).or_insert_with(|| {
                     names.push(name);
@@ -110,11 +129,29 @@ impl<'a> MetricIndex<'a> {
                 });
                 let of_node = rates.get(&(source.run.folder.clone(), row.node.clone()));
                 let over_hazards = of_node.and_then(|of_node| over_hazards(of_node, &row.metric));
-                own.push(Entry { column, seed, node, index, over_hazards, row: &row.metric });
+                let (phase, row) = (analysis::phase_of(row), &row.metric);
+                own.push(Entry { column, seed, node, index, over_hazards, is_own, phase, row });
             }
         }
         (book.entries, book.names) = (entries, names);
         book
+    }
+
+    /// The metrics of commands of the user's that the page shows in no other place.
+    pub(crate) fn own(&self, is_shown: impl Fn(&str, &str) -> bool) -> Vec<(&'a str, &'a str)> {
+        let is_own = |name: &&(&'a str, &'a str)| {
+            !is_shown(name.0, name.1) && self.entries[*name].iter().any(|entry| entry.is_own)
+        };
+        self.names.iter().filter(is_own).copied().collect()
+    }
+
+    /// The unit of a metric of the user's, which may have the name of a share and be in percent.
+    pub(crate) fn unit(&self, subject: &str, metric: &str) -> &'static str {
+        let is_within = |entry: &Entry| (0.0..=1.0).contains(&entry.row.value);
+        match analysis::is_share(metric) && self.rows(subject, metric).all(is_within) {
+            true => "share",
+            false => "number",
+        }
     }
 
     /// All rows of a metric.
@@ -143,6 +180,7 @@ impl<'a> MetricIndex<'a> {
             entry.column == column
                 && entry.row.value.is_finite()
                 && match of {
+                    MetricOrigin::Own => entry.is_own,
                     MetricOrigin::Training => phase == TRAINING,
                     // The phase of supervised training is `step 21`.
                     MetricOrigin::Evaluation => {
@@ -162,7 +200,7 @@ impl<'a> MetricIndex<'a> {
         let mut trail = MetricSeries::new();
         for (entry, is_known) in all {
             trail.entry(entry.seed).or_default().push(Point {
-                phase: analysis::phase(entry.row),
+                phase: entry.phase.clone(),
                 at: (entry.row.at.iteration, entry.row.at.step),
                 value: is_known.then_some(entry.row.value),
                 count: if is_known { entry.row.count } else { 0 },
@@ -186,9 +224,41 @@ pub(crate) fn undetermined_of(row: &MetricRow) -> u64 {
     (row.value * row.count as f64).round() as u64
 }
 
-/// Each run, or each of its ablations if it has some. A run that has just begun has those of its record.
-fn columns(sources: &[Source]) -> Vec<Column> {
+/// The kind of a command of the user's.
+const COMMAND: &str = "exec";
+
+fn reports(source: &Source) -> HashMap<&str, &NodeReport> {
+    source.run.nodes.iter().map(|node| (node.node.as_str(), node)).collect()
+}
+
+/// The label of a node whose results are compared with those of the other combinations of its matrix.
+fn label(source: &Source, report: &NodeReport) -> Option<String> {
+    let is_compared = report.kind == COMMAND || source.record().purpose(&report.kind) == Purpose::Evaluation;
+    stage(&repeated(report)).1.filter(|_| is_compared).map(str::to_owned)
+}
+
+/// The combinations of the matrices of an ablation, with the number of seeds of each; `None` of what is in no matrix.
+fn labels(source: &Source, ablation: &str) -> Vec<(Option<String>, usize)> {
+    let reports = reports(source);
+    let mut found: Vec<(Option<String>, BTreeSet<Option<u64>>)> = Vec::new();
+    let mut places: HashMap<Option<String>, usize> = HashMap::new();
+    for row in source.metrics.iter().filter(|row| variant(&row.node).0 == ablation) {
+        let Some(report) = reports.get(row.node.as_str()) else { continue };
+        let label = label(source, report);
+        let place = *places.entry(label.clone()).or_insert_with(|| {
+            found.push((label, BTreeSet::new()));
+            found.len() - 1
+        });
+        found[place].1.insert(variant(&row.node).1.or(report.seed));
+    }
+    found.into_iter().map(|(label, seeds)| (label, seeds.len())).collect()
+}
+
+/// Each run, or each of its ablations if it has some, and of each the combinations of its matrices; and the number of
+/// combinations that are left out. A run that has just begun has the ablations of its record.
+fn columns(sources: &[Source]) -> (Vec<Column>, usize) {
     let mut columns: Vec<Column> = Vec::new();
+    let mut left_out = 0;
     for (run, source) in sources.iter().enumerate() {
         let mut ablations: Vec<(String, usize)> = Vec::new();
         // The names in the record are sorted; nodes are in the order of the pipeline.
@@ -208,10 +278,28 @@ fn columns(sources: &[Source]) -> Vec<Column> {
                 (_, true) => source.title(),
                 (_, false) => format!("{} {ablation}", source.record().run),
             };
-            columns.push(Column { name, run, ablation, seeds });
+            let mut labels = labels(source, &ablation);
+            if labels.is_empty() {
+                labels.push((None, seeds));
+            }
+            for (label, repeated) in labels {
+                if label.is_some()
+                    && columns.iter().filter(|column| column.label.is_some()).count() == MOST_LABELS
+                {
+                    left_out += 1;
+                    continue;
+                }
+                let name = match &label {
+                    None => name.clone(),
+                    Some(label) if sources.len() == 1 && ablation.is_empty() => label.clone(),
+                    Some(label) => format!("{name}[{label}]"),
+                };
+                let (ablation, seeds) = (ablation.clone(), seeds.max(repeated));
+                columns.push(Column { name, run, ablation, label, seeds });
+            }
         }
     }
-    columns
+    (columns, left_out)
 }
 
 /// A share over several seeds has Student's interval. With one seed it has Wilson's, over hazards if the outcomes of single
@@ -280,7 +368,8 @@ mod tests {
             row("red", 1, "attack_success_undetermined", 0.25),
             row("blue", 1, "attack_success", 0.25),
         ];
-        let mut book = MetricIndex { columns: Vec::new(), entries: HashMap::new(), names: Vec::new() };
+        let mut book =
+            MetricIndex { columns: Vec::new(), entries: HashMap::new(), names: Vec::new(), left_out: 0 };
         for (index, row) in rows.iter().enumerate() {
             let entry = Entry {
                 column: 0,
@@ -288,6 +377,8 @@ mod tests {
                 node: ["before", "red", "red", "blue"][index],
                 index,
                 over_hazards: None,
+                is_own: false,
+                phase: analysis::phase(row),
                 row,
             };
             book.entries.entry((row.subject.as_str(), row.metric.as_str())).or_default().push(entry);

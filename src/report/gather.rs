@@ -122,6 +122,10 @@ pub fn report(sources: &[Source], texts: Texts, registry: &Registry, gathered: &
         runs.push(run_info(source, plan.as_ref()));
     }
     notices.extend(gathered.notices.iter().cloned());
+    if book.left_out > 0 {
+        let left_out = book.left_out;
+        notices.push(format!("{left_out} more combinations of matrices are in `triplay results table`."));
+    }
     let mut all_matrices = matrices::matrices(&book, sources);
     all_matrices.extend(gathered.matrices.iter().cloned());
     all_matrices.extend(matrices::by_category(&book));

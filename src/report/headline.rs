@@ -21,10 +21,10 @@ const ROWS: [(&str, &str, &str, &str, Option<&str>); 11] = [
 
 pub(crate) fn headline(book: &MetricIndex) -> Headline {
     let mut uneven = Uneven::default();
-    let mut row = |(label, subject, metric, unit, better): (&str, &str, &str, &str, Option<&str>)| {
+    let mut row = |(label, subject, metric, unit, better): (&str, &str, &str, &str, Option<&str>), of| {
         let cells: Vec<_> = (0..book.columns.len())
             .map(|column| {
-                let trail = book.trail(column, subject, metric, MetricOrigin::Evaluation);
+                let trail = book.trail(column, subject, metric, of);
                 let phase = common_phases(&trail).last().map(|phase| (*phase).to_owned());
                 uneven.add(column, book.columns[column].seeds, &trail, phase.as_deref());
                 cell(&trail, unit == "share")
@@ -39,7 +39,13 @@ pub(crate) fn headline(book: &MetricIndex) -> Headline {
             cells,
         })
     };
-    let rows: Vec<HeadlineRow> = ROWS.into_iter().filter_map(&mut row).collect();
+    let is_usual = |subject: &str, metric: &str| ROWS.iter().any(|row| (row.1, row.2) == (subject, metric));
+    let own: Vec<(&str, &str)> = book.own(is_usual);
+    let own =
+        own.into_iter().map(|(subject, metric)| (metric, subject, metric, book.unit(subject, metric), None));
+    let usual = ROWS.into_iter().map(|row| (row, MetricOrigin::Evaluation));
+    let rows = usual.chain(own.map(|row| (row, MetricOrigin::Own)));
+    let rows: Vec<HeadlineRow> = rows.filter_map(|(of_row, of)| row(of_row, of)).collect();
     let note = match rows.is_empty() {
         true => "Nothing was evaluated yet.".to_owned(),
         false => note(&book.columns) + &uneven.note(&book.columns),
@@ -142,7 +148,8 @@ mod tests {
         let near = |found: Interval, value: f64| (found.value.unwrap() - value).abs() < 1e-12;
         assert!(near(found.first, 0.45) && near(found.last, 0.7));
         assert!(near(found.change.unwrap(), 0.25));
-        let column = |seeds| Column { name: "full".into(), run: 0, ablation: "full".into(), seeds };
+        let column =
+            |seeds| Column { name: "full".into(), run: 0, ablation: "full".into(), label: None, seeds };
         let mut uneven = Uneven::default();
         uneven.add(0, 2, &trail, Some("1 red"));
         uneven.add(0, 2, &trail, Some("1 red"));

@@ -1,6 +1,6 @@
 //! Tables by two names: attackers against defenders, true against judged classes, and success by category.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::book::{MetricIndex, MetricOrigin, after, common_phases};
 use super::model::{Interval, Matrix};
@@ -138,7 +138,10 @@ fn place<'a>(names: &mut Vec<&'a str>, name: &'a str) -> usize {
 /// All attackers against all defenders, one table for each cross-play stage; means over seeds.
 fn cross_play(book: &MetricIndex, sources: &[Source]) -> Vec<Matrix> {
     let mut found = Vec::new();
-    for (place, column) in book.columns.iter().enumerate() {
+    let mut seen = HashSet::new();
+    let first =
+        book.columns.iter().enumerate().filter(|(_, column)| seen.insert((column.run, &column.ablation)));
+    for (place, column) in first {
         let rows = sources[column.run].metrics.iter();
         let own = rows.filter(|row| variant(&row.node).0 == column.ablation);
         let of = of(book, place);

@@ -9,10 +9,10 @@ use super::model::{Curve, Interval, Panel};
 const MOST_TICKS: usize = 1_200;
 
 /// A chart: section, role, title, unit, and curves, each with a name, a subject and a metric.
-struct Plan {
+struct Plan<'t> {
     section: &'static str,
     role: &'static str,
-    title: &'static str,
+    title: &'t str,
     unit: &'static str,
     of: MetricOrigin,
     curves: Vec<(String, String, String)>,
@@ -163,7 +163,27 @@ pub(crate) fn panels(book: &MetricIndex) -> Vec<Panel> {
         let curves = curves.iter().map(curve).collect();
         plans.push(Plan { section, role, title, unit, of: MetricOrigin::Evaluation, curves });
     }
-    plans.iter().filter_map(|plan| panel(book, plan)).collect()
+    let mut panels: Vec<Panel> = plans.iter().filter_map(|plan| panel(book, plan)).collect();
+    let is_drawn = |subject: &str, metric: &str| {
+        let mut curves = plans.iter().flat_map(|plan| &plan.curves);
+        curves.any(|(_, own, name)| own == subject && name == metric)
+    };
+    panels.extend(book.own(is_drawn).into_iter().filter_map(|(subject, metric)| {
+        let title = format!("{subject}.{metric}");
+        let curves = vec![(metric.to_owned(), subject.to_owned(), metric.to_owned())];
+        let unit = book.unit(subject, metric);
+        let plan = Plan {
+            section: "metrics of your own",
+            role: "",
+            title: &title,
+            unit,
+            of: MetricOrigin::Own,
+            curves,
+        };
+        // A single value is no curve.
+        panel(book, &plan).filter(|panel| panel.ticks.len() > 1)
+    }));
+    panels
 }
 
 /// The curves of the terms of a role's reward, as its metrics name them.
@@ -208,7 +228,8 @@ fn panel(book: &MetricIndex, plan: &Plan) -> Option<Panel> {
     let x_label = match (plan.of, every) {
         (MetricOrigin::Training, 1) => "iteration and step of training".to_owned(),
         (MetricOrigin::Training, _) => format!("iteration and step of training, one of {every} shown"),
-        (MetricOrigin::Evaluation, _) => "after phase".to_owned(),
+        (MetricOrigin::Own, _) if ticks.iter().all(|phase| phase.starts_with("step ")) => "step".to_owned(),
+        (MetricOrigin::Evaluation | MetricOrigin::Own, _) => "after phase".to_owned(),
     };
     (!series.is_empty()).then(|| Panel {
         section: plan.section.into(),

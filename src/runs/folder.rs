@@ -92,6 +92,9 @@ pub struct RunRecord {
     /// The digests of the files beside it, once the run has ended.
     #[serde(default)]
     pub files: BTreeMap<String, Digest>,
+    /// The first metric of its tables, once it has ended; none if it measured nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main: Option<MainMetric>,
     /// Messages about files that could not be gathered in the folder after the last node. The nodes' outputs are kept all the
     /// same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -113,6 +116,19 @@ pub struct RunRecord {
     pub skipped: usize,
     /// The run's duration so far.
     pub seconds: f64,
+}
+
+/// A metric that stands for a run in lists.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MainMetric {
+    /// As tables call it, such as `attack` or `train.loss`.
+    pub name: String,
+    /// Whether it is a share from 0 to 1.
+    pub share: bool,
+    /// The least and the greatest of its last values over ablations and combinations of matrices, each the mean over its seeds.
+    pub least: f64,
+    /// See `least`.
+    pub most: f64,
 }
 
 impl RunRecord {

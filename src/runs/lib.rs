@@ -15,12 +15,12 @@ mod widen;
 pub use cache::{CACHE_VARIABLE, prefer_cache, read_from};
 pub use events::{AtWork, Event, EventLog, Events};
 pub use folder::{
-    JUDGE_FILE, JUDGE_MARK, JUDGED, PANEL, PANEL_FILE, PANEL_MARK, PUBLISHED, Run, RunFolder, RunRecord,
-    bare_rounds, digests, recorded_at, write_record,
+    JUDGE_FILE, JUDGE_MARK, JUDGED, MainMetric, PANEL, PANEL_FILE, PANEL_MARK, PUBLISHED, Run, RunFolder,
+    RunRecord, bare_rounds, digests, recorded_at, write_record,
 };
 pub use lineage::{Lineage, manifest};
 pub use machine::Machine;
 pub use removal::Removal;
-pub use tables::{LAYOUT, TABLES, Table, Tables, layout};
+pub use tables::{AXES, LAYOUT, ParamRow, TABLES, Table, Tables, layout};
 pub use texts::{Texts, redacted, shown};
-pub use variant::{rounds, stage, variant};
+pub use variant::{repeated, rounds, stage, told_by, variant};

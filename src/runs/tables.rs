@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use arrow_array::cast::AsArray;
+use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use rayon::prelude::*;
 
@@ -25,7 +27,7 @@ use store::Digest;
 use store::read::{self, MAX_LIST_BYTES, MAX_TEXT_BYTES};
 
 /// Raised when the content of tables changes.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// A kind of rows.
 pub struct Table {
@@ -86,7 +88,7 @@ const SHARED: [(&str, DataType, &str); 10] = [
     ("pipeline", DataType::Utf8, "Name of its pipeline."),
     ("ablation", DataType::Utf8, "The ablation; empty if there is none."),
     ("variant", DataType::Utf8, "Ablation and seed as in the names of nodes, such as `full-s1`."),
-    ("variant_seed", DataType::UInt64, "The seed, if the run has several."),
+    ("variant_seed", DataType::UInt64, "The seed, if the run or the node's matrix has several."),
     (
         "node",
         DataType::Utf8,
@@ -114,12 +116,23 @@ const EPISODE: [(&str, DataType, &str); 2] = [
     (CONVERSATION, DataType::Utf8, "The earlier turns, a line for each speaker."),
 ];
 
+/// The table of the parameters that matrices give to nodes. No dataset has its rows.
+pub const AXES: &str = "axes";
+
+fn axes(fields: &mut Vec<Field>) {
+    fields.extend([
+        described("name", DataType::Utf8, "Name of the axis, or of another parameter that the matrix gives."),
+        described("value", DataType::Utf8, "Its value as text, as it was typed; of a map or list the label."),
+        described("number", DataType::Float64, "Its value, if it is a number."),
+    ]);
+}
+
 fn fields<R: Column>(fields: &mut Vec<Field>) {
     R::fields("", "", fields);
 }
 
 /// All kinds of rows. Each has the name of its artifact, or of the column of lists in it.
-pub static TABLES: [Table; 12] = [
+pub static TABLES: [Table; 13] = [
     Table {
         name: "metrics",
         about: "a number that a stage reports",
@@ -204,7 +217,30 @@ pub static TABLES: [Table; 12] = [
         of: ("preferences", None),
         fields: fields::<PreferenceRow>,
     },
+    Table {
+        name: AXES,
+        about: "a parameter that a matrix gives to a node",
+        sources: &[],
+        of: ("", None),
+        fields: axes,
+    },
 ];
+
+/// A parameter of a variant.
+pub struct ParamRow {
+    /// Name of the run.
+    pub run: String,
+    /// Name of its pipeline.
+    pub pipeline: String,
+    /// Ablation and seed, as in the names of nodes.
+    pub variant: String,
+    /// The node that a matrix gave it to, without the variant; empty if it holds for all nodes.
+    pub node: String,
+    /// Name of the parameter.
+    pub name: String,
+    /// Its value as text.
+    pub value: String,
+}
 
 /// The tables of one run.
 pub struct Tables {
@@ -277,6 +313,29 @@ impl Tables {
         Ok(Tables { folder, missing: missing.parse().unwrap_or(0) })
     }
 
+    /// The parameters that matrices gave to nodes.
+    pub fn axes(&self) -> anyhow::Result<Vec<ParamRow>> {
+        let table = data::open(&self.path(AXES))?;
+        let mut rows = Vec::new();
+        for batch in &table.batches {
+            let column = |name: &str| {
+                let column = batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
+                column.with_context(|| format!("{} has no text `{name}`", self.path(AXES).display()))
+            };
+            let (run, pipeline, variant) = (column("run")?, column("pipeline")?, column("variant")?);
+            let (node, name, value) = (column("node")?, column("name")?, column("value")?);
+            rows.extend((0..batch.num_rows()).map(|row| ParamRow {
+                run: run.value(row).to_owned(),
+                pipeline: pipeline.value(row).to_owned(),
+                variant: variant.value(row).to_owned(),
+                node: node.value(row).to_owned(),
+                name: name.value(row).to_owned(),
+                value: value.value(row).to_owned(),
+            }));
+        }
+        Ok(rows)
+    }
+
     /// The Parquet file of the table of this name.
     pub fn path(&self, table: &str) -> PathBuf {
         self.folder.join(format!("{table}.parquet"))
@@ -285,6 +344,9 @@ impl Tables {
 
 /// The file with the number of missing datasets.
 const MISSING: &str = "missing";
+
+/// Datasets that are read in parallel before their rows are written.
+const AT_ONCE: usize = 64;
 
 /// Tables of fewer nodes are removed after this time: a process may be reading them.
 const GRACE: Duration = Duration::from_secs(60);
@@ -388,39 +450,64 @@ fn make(run: &Run, folder: &Path) -> anyhow::Result<usize> {
     let store = store.with_context(|| format!("its cache {} is gone", run.record.cache.display()))?;
     let lineage = Lineage::new(run, Some(&store));
     let mut missing = 0;
-    let mut writers = HashMap::new();
-    for table in &TABLES {
-        let schema = table.schema();
-        let path = folder.join(format!("{}.parquet", table.name));
-        let writer = TableWriter::create(&path, table.name, schema.clone())?;
-        writers.insert(table.name, (schema, writer));
-    }
-    for (table, node, output) in datasets(run) {
+    let schemas: HashMap<&str, SchemaRef> = TABLES.iter().map(|table| (table.name, table.schema())).collect();
+    let writer = |name: &'static str| -> anyhow::Result<(&'static str, TableWriter)> {
+        let path = folder.join(format!("{name}.parquet"));
+        Ok((name, TableWriter::create(&path, name, schemas[name].clone())?))
+    };
+    let mut writers =
+        TABLES.iter().map(|table| writer(table.name)).collect::<anyhow::Result<HashMap<_, _>>>()?;
+    let mut write = |table: &str, batch: RecordBatch| -> anyhow::Result<()> {
+        Ok(writers.get_mut(table).map_or(Ok(()), |writer| writer.write(&batch))?)
+    };
+    let rows = |(table, node, output): &(&Table, &NodeReport, &NodeOutput)| -> anyhow::Result<_> {
         let about = || format!("{} of {}", output.name, node.node);
-        let Some(path) = recorded_at(store.blob_path(&output.digest), &output.digest).with_context(about)?
-        else {
-            missing += 1;
-            continue;
-        };
+        let path = recorded_at(store.blob_path(&output.digest), &output.digest).with_context(about)?;
+        let Some(path) = path else { return Ok(None) };
         let rows = match table.of {
             ("metrics", _) => data::metrics_table(&path, stage(&node.node).0).with_context(about)?,
             _ => data::open(&path).with_context(about)?,
         };
-        let place = place(run, node, &output.digest, table, &lineage);
-        if let Some((schema, writer)) = writers.get_mut(table.name) {
-            for batch in &rows.batches {
-                writer.write(&widened(batch, table.of.1, schema, &place)?)?;
+        let place = place(run, node, &output.digest.to_string()[..16], table, &lineage);
+        let widened = |batch| widened(batch, table.of.1, &schemas[table.name], &place);
+        let widened = rows.batches.iter().map(widened);
+        Ok(Some(widened.collect::<anyhow::Result<Vec<RecordBatch>>>()?))
+    };
+    for some in datasets(run).chunks(AT_ONCE) {
+        let read: Vec<_> = some.par_iter().map(rows).collect();
+        for ((table, ..), batches) in some.iter().zip(read) {
+            match batches? {
+                Some(batches) => batches.into_iter().try_for_each(|batch| write(table.name, batch))?,
+                None => missing += 1,
             }
         }
     }
-    for (_, writer) in writers.into_values() {
+    for node in run.nodes.iter().filter(|node| !node.params.is_empty()) {
+        let place = place(run, node, "", &TABLES[0], &lineage);
+        write(AXES, widened(&axes_of(node)?, None, &schemas[AXES], &place)?)?;
+    }
+    for writer in writers.into_values() {
         writer.close()?;
     }
     Ok(missing)
 }
 
-fn place(run: &Run, node: &NodeReport, digest: &Digest, table: &Table, lineage: &Lineage) -> Place {
+/// The rows of a node in the table [`AXES`].
+fn axes_of(node: &NodeReport) -> anyhow::Result<RecordBatch> {
+    let (names, values): (Vec<&str>, Vec<&str>) =
+        node.params.iter().map(|(name, value)| (name.as_str(), value.as_str())).unzip();
+    let numbers: Float64Array = values.iter().map(|value| value.parse::<f64>().ok()).collect();
+    let columns: [(&str, ArrayRef); 3] = [
+        ("name", Arc::new(StringArray::from(names))),
+        ("value", Arc::new(StringArray::from(values))),
+        ("number", Arc::new(numbers)),
+    ];
+    Ok(RecordBatch::try_from_iter(columns)?)
+}
+
+fn place(run: &Run, node: &NodeReport, dataset: &str, table: &Table, lineage: &Lineage) -> Place {
     let (ablation, seed, name) = variant(&node.node);
+    let seed = seed.or(node.seed);
     let full = node.node.strip_suffix(name).unwrap_or_default().trim_end_matches('/');
     let several =
         node.outputs.iter().filter(|output| TABLES.iter().any(|table| table.of.0 == output.artifact));
@@ -429,16 +516,8 @@ fn place(run: &Run, node: &NodeReport, digest: &Digest, table: &Table, lineage: 
     let scope = if several.count() > 1 && evaluates { name } else { parent };
     let inputs = if table.sources.is_empty() { Vec::new() } else { lineage.inputs(node) };
     let source = source(node, table, &inputs);
-    let texts = [
-        &run.record.run,
-        &run.record.pipeline,
-        ablation,
-        full,
-        name,
-        scope,
-        &node.kind,
-        &digest.to_string()[..16],
-    ];
+    let texts =
+        [run.record.run.as_str(), &run.record.pipeline, ablation, full, name, scope, &node.kind, dataset];
     Place { texts: texts.map(str::to_owned), seed, source, inputs }
 }
 

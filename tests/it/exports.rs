@@ -71,7 +71,7 @@ fn a_run_is_written_for_each_program() {
     let harmbench = space.exported("harmbench", "harmbench", &[]);
     assert_eq!(harmbench.len(), 13, "{harmbench:?}");
     let tables = space.exported("csv", "csv", &[]);
-    assert_eq!(tables.len(), 12, "{tables:?}");
+    assert_eq!(tables.len(), 13, "{tables:?}");
     let outcomes = fs::read_to_string(space.path("csv/outcomes.csv")).unwrap();
     assert!(outcomes.starts_with("run,pipeline,ablation,variant,variant_seed,node,"), "{outcomes}");
 

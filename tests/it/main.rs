@@ -26,6 +26,7 @@ mod models;
 mod moved;
 mod moving;
 mod outputs;
+mod own_metrics;
 mod parity;
 mod places;
 mod preferences;

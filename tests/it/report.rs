@@ -15,9 +15,9 @@ use triplay::data::{self, AttackRow, Origin, Position, Sample, Sparse};
 use crate::space::{Seen, Space};
 
 /// A page's data: the report, and the samples if it has any.
-struct Page {
+pub(crate) struct Page {
     html: String,
-    report: Value,
+    pub report: Value,
     samples: Option<Value>,
 }
 
@@ -36,7 +36,7 @@ impl Page {
         Page { html, report, samples }
     }
 
-    fn of(space: &Space, args: &[&str]) -> (Seen, Page) {
+    pub(crate) fn of(space: &Space, args: &[&str]) -> (Seen, Page) {
         let seen = space.triplay(&[&["report", "-o", "page.html"], args].concat());
         assert_eq!(seen.code, Some(0), "{}{}", seen.out, seen.err);
         (seen, Page::read(space, "page.html"))

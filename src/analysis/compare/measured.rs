@@ -141,6 +141,17 @@ pub(crate) enum Parts<'p> {
     Unpaired(Vec<Part<'p>>, Vec<Part<'p>>),
 }
 
+impl Parts<'_> {
+    /// Whether all values are at most 1: a metric of the user's may have the name of a share and be in percent.
+    pub(crate) fn are_within_one(&self) -> bool {
+        let is_within = |part: &Part| part.value.is_none_or(|value| value.abs() <= 1.0);
+        match self {
+            Parts::Paired(pairs) => pairs.iter().all(|(a, b)| is_within(a) && is_within(b)),
+            Parts::Unpaired(a, b) => a.iter().chain(b).all(is_within),
+        }
+    }
+}
+
 /// Tests a measure.
 pub(crate) fn tested(measure: &Measure, share: bool, parts: &Parts) -> Compared {
     let mut found = Compared {

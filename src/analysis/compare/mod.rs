@@ -19,7 +19,7 @@ use serde::Serialize;
 use self::conditions::conditions;
 use self::measured::{Part, Parts};
 use self::outcomes::{Outcomes, Prompts};
-use self::side::{Evaluation, Variant};
+use self::side::{Evaluation, RESULT, Variant};
 use super::series::Measure;
 use super::table::is_share;
 use runs::Lineage;
@@ -99,6 +99,10 @@ fn pair_of(a: &Side, b: &Side, wanted: &CompareOptions) -> anyhow::Result<Compar
         return Ok(result);
     };
     let (own_a, own_b) = (a.at(&after_a), b.at(&after_b));
+    let has_more = |side: &Side| side.at(RESULT).iter().any(|(_, evaluation)| evaluation.is_own);
+    if after_a != RESULT && after_b != RESULT && has_more(a) && has_more(b) {
+        result.notes.push(format!("--at {RESULT} compares the metrics of your own stages"));
+    }
     for (side, own, after) in [(a, &own_a, &after_a), (b, &own_b, &after_b)] {
         let lacking =
             side.variants.iter().filter(|variant| !own.iter().any(|(with, _)| with.name == variant.name));
@@ -130,7 +134,7 @@ fn pair_of(a: &Side, b: &Side, wanted: &CompareOptions) -> anyhow::Result<Compar
         .iter()
         .map(|measure| {
             let parts = parts(measure, &places, (&own_a, &read_a), (&own_b, &read_b));
-            measured::tested(measure, is_share(&measure.metric), &parts)
+            measured::tested(measure, is_share(&measure.metric) && parts.are_within_one(), &parts)
         })
         .collect();
     (result.after_a, result.after_b) = (after_a, after_b);
@@ -231,10 +235,11 @@ fn pair(a: &Side, b: &Side, own_a: &[Found], own_b: &[Found], result: &mut Compa
         return Pairing::Paired(vec![(0, 0)]);
     }
     let seed = |found: &Found| found.0.seed;
-    let place = |seed: Option<u64>| own_b.iter().position(|found| seed.is_some() && found.0.seed == seed);
+    let place = |seed: Option<u64>| own_b.iter().position(|found| found.0.seed == seed);
     let pairs: Vec<(usize, usize)> =
         own_a.iter().enumerate().filter_map(|(index, found)| Some((index, place(seed(found))?))).collect();
-    if pairs.is_empty() {
+    // Variants without a seed are what neither side repeats.
+    if pairs.iter().all(|(index, _)| seed(&own_a[*index]).is_none()) {
         result.notes.push(
             "no common seed: the sides are tested as independent samples, and prompts are not matched".into(),
         );
@@ -280,6 +285,10 @@ fn check(
     let lineages = (Lineage::new(&a.run, stores.0.as_ref()), Lineage::new(&b.run, stores.1.as_ref()));
     let mut differing: Vec<String> = Vec::new();
     for (in_a, in_b) in places.pairs(own_a.len(), own_b.len()) {
+        // What a program of the user's changes is what is compared.
+        if own_a[in_a].1.is_own && own_b[in_b].1.is_own {
+            continue;
+        }
         let found = conditions((&lineages.0, &own_a[in_a].1.report), (&lineages.1, &own_b[in_b].1.report));
         for (known, new) in [(&mut differing, found.differing), (&mut result.notes, found.notes)] {
             new.into_iter().for_each(|line| {
@@ -305,7 +314,7 @@ fn check(
 fn measures(a: &[Found], b: &[Found]) -> Vec<Measure> {
     let mut measures: Vec<Measure> = Vec::new();
     let mut known = std::collections::HashSet::new();
-    for (measure, _) in a.iter().chain(b).flat_map(|(_, evaluation)| &evaluation.values) {
+    for measure in a.iter().chain(b).flat_map(|(_, evaluation)| &evaluation.measures) {
         if known.insert(measure) {
             measures.push(measure.clone());
         }

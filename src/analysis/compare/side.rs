@@ -1,23 +1,38 @@
 //! A run as one side of a comparison: its variants, their evaluations, and the measured values.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 
 use anyhow::Context;
 
 use super::columns::Columns;
 use crate::halted::PHASE as HALTED;
+use crate::headings::COLUMNS;
 use crate::series::{Measure, phase};
 use data::{self, MetricRow, Position, RunMetricRow};
 use engine::{NodeReport, Purpose, nearest};
 use game::UNDETERMINED;
-use runs::{Run, RunRecord, Tables, variant};
+use runs::{Run, RunRecord, Tables, repeated, stage, variant};
 
 /// Whether the metrics of nodes with a purpose are those of an evaluation, possibly a user's own. Training and judging report
 /// their steps, and cross-play has an evaluation for each pair.
 fn evaluates(purpose: Purpose) -> bool {
     !matches!(purpose, Purpose::Training | Purpose::Judging | Purpose::CrossPlay)
 }
+
+/// Whether a node's metrics are results of a program of the user's: it reports none of what evaluations do.
+fn is_own(report: &NodeReport, rows: &[RunMetricRow]) -> bool {
+    let of_evaluations = |row: &RunMetricRow| {
+        let MetricRow { subject, metric, .. } = &row.metric;
+        COLUMNS.iter().any(|(_, known, name)| subject == known && metric == name)
+    };
+    report.kind == "exec"
+        && report.outputs.iter().all(|output| output.artifact != "outcomes")
+        && !rows.iter().any(of_evaluations)
+}
+
+/// The phase of results of programs of the user's.
+pub(super) const RESULT: &str = "result";
 
 /// A run, or the part of it that RUN@ABLATION selects.
 pub struct Side {
@@ -56,19 +71,31 @@ pub struct Evaluation {
     pub report: NodeReport,
     /// The phase before it, such as `2 red`.
     pub phase: String,
-    pub values: Vec<(Measure, f64)>,
+    /// Whether it holds the results of programs of the user's: then `node` and `report` are those of the first.
+    pub is_own: bool,
+    /// Its measures in the order of its rows.
+    pub measures: Vec<Measure>,
+    values: HashMap<Measure, f64>,
 }
 
 impl Evaluation {
+    fn new(node: String, report: NodeReport, phase: String) -> Evaluation {
+        Evaluation { node, report, phase, is_own: false, measures: Vec::new(), values: HashMap::new() }
+    }
+
+    /// Adds a value, or replaces that of an earlier row.
+    fn set(&mut self, measure: Measure, value: f64) {
+        if self.values.insert(measure.clone(), value).is_none() {
+            self.measures.push(measure);
+        }
+    }
+
     /// The value of a measure. An undetermined share that is not reported is 0.
     pub fn value(&self, measure: &Measure) -> Option<f64> {
-        let of = |subject: &str, metric: &str| {
-            let is_own = |known: &&(Measure, f64)| known.0.subject == subject && known.0.metric == metric;
-            self.values.iter().find(is_own).map(|(_, value)| *value)
-        };
+        let of = |measure: &Measure| self.values.get(measure).copied();
         let whole = measure.metric.strip_suffix(UNDETERMINED);
-        let none = || whole.and_then(|whole| of(&measure.subject, whole)).map(|_| 0.0);
-        of(&measure.subject, &measure.metric).or_else(none)
+        let whole = whole.map(|metric| Measure { metric: metric.to_owned(), ..measure.clone() });
+        of(measure).or_else(|| of(&whole?).map(|_| 0.0))
     }
 }
 
@@ -131,6 +158,7 @@ impl Side {
         let reports: BTreeMap<&str, &NodeReport> =
             self.run.nodes.iter().map(|node| (node.node.as_str(), node)).collect();
         let record = &self.run.record;
+        let mut own = OwnResults::default();
         for rows in rows.chunk_by(|a, b| a.node == b.node) {
             let Some(report) =
                 reports.get(rows[0].node.as_str()).filter(|report| evaluates(record.purpose(&report.kind)))
@@ -138,27 +166,30 @@ impl Side {
                 continue;
             };
             let (.., node) = variant(&report.node);
-            let own = report.node.strip_suffix(node).unwrap_or_default().trim_end_matches('/');
-            let Some(variant) = self.variants.iter_mut().find(|variant| variant.name == own) else {
+            let name = report.node.strip_suffix(node).unwrap_or_default().trim_end_matches('/');
+            let Some(variant) = self.variants.iter_mut().find(|variant| variant.name == name) else {
                 continue;
             };
+            if is_own(report, rows) {
+                own.add(name, report, rows);
+                continue;
+            }
             let rows: Vec<&MetricRow> =
                 rows.iter().map(|row| &row.metric).filter(|row| row.phase != HALTED).collect();
             let Some(first) = rows.first() else { continue };
-            variant.evaluations.push(Evaluation {
-                node: node.to_owned(),
-                report: (*report).clone(),
-                phase: phase(first),
-                values: rows
-                    .iter()
-                    .filter(|row| is_whole(row))
-                    .map(|row| (measure(row), row.value))
-                    .collect(),
-            });
+            let mut evaluation = Evaluation::new(node.to_owned(), (*report).clone(), phase(first));
+            for row in rows.iter().filter(|row| is_whole(row)) {
+                // If a node reports a measure in several phases, its first counts.
+                if !evaluation.values.contains_key(&measure(row)) {
+                    evaluation.set(measure(row), row.value);
+                }
+            }
+            variant.evaluations.push(evaluation);
         }
         for variant in &mut self.variants {
             variant.evaluations.sort_by_key(|evaluation| evaluation.report.index);
         }
+        own.put_into(&mut self.variants);
         Ok(())
     }
 
@@ -198,6 +229,62 @@ impl Side {
             (None, phases) => format!("it has {}", phases.join(", ")),
         };
         anyhow::anyhow!("run {} has no evaluation after `{wanted}`; {known}", self.title)
+    }
+}
+
+/// The last values of programs of the user's.
+#[derive(Default)]
+struct OwnResults(Vec<OwnResult>);
+
+/// Those of a variant, and of a seed of its matrices.
+struct OwnResult {
+    variant: String,
+    seed: Option<u64>,
+    evaluation: Evaluation,
+}
+
+impl OwnResults {
+    fn add(&mut self, variant: &str, report: &NodeReport, rows: &[RunMetricRow]) {
+        let name = repeated(report);
+        let label = stage(&name).1.map(|label| format!("[{label}]")).unwrap_or_default();
+        let seed = report.seed.filter(|_| *name != *report.node);
+        let known = |own: &OwnResult| own.variant == variant && own.seed == seed;
+        let place = self.0.iter().position(known).unwrap_or_else(|| {
+            let node = runs::variant(&report.node).2.to_owned();
+            let evaluation =
+                Evaluation { is_own: true, ..Evaluation::new(node, report.clone(), RESULT.to_owned()) };
+            self.0.push(OwnResult { variant: variant.to_owned(), seed, evaluation });
+            self.0.len() - 1
+        });
+        // The steps of a curve and the rounds of a loop are in order.
+        for MetricRow { subject, metric, value, .. } in rows.iter().map(|row| &row.metric) {
+            let measure = Measure { subject: format!("{subject}{label}"), metric: metric.clone() };
+            self.0[place].evaluation.set(measure, *value);
+        }
+    }
+
+    /// Adds them before the evaluations, if there are some. Each seed of a matrix is a variant of its own.
+    fn put_into(self, variants: &mut Vec<Variant>) {
+        let has_seeds = self.0.iter().any(|own| own.seed.is_some());
+        for OwnResult { variant: name, seed, evaluation } in self.0 {
+            let of_variant = variants.iter_mut().find(|variant| variant.name == name);
+            match (of_variant, seed) {
+                (Some(variant), None) => variant.evaluations.insert(0, evaluation),
+                (None, None) => {}
+                (_, Some(_)) => variants.push(Variant { name, seed, evaluations: vec![evaluation] }),
+            }
+        }
+        if has_seeds {
+            // What is not repeated has no seed beside what is.
+            let (repeated, mut once): (Vec<Variant>, Vec<Variant>) =
+                std::mem::take(variants).into_iter().partition(|variant| {
+                    variant.seed.is_some()
+                        && matches!(&variant.evaluations[..], [only] if only.is_own && only.report.seed.is_some())
+                });
+            once.retain(|variant| !variant.evaluations.is_empty());
+            once.iter_mut().for_each(|variant| variant.seed = None);
+            variants.extend(once.into_iter().chain(repeated));
+        }
     }
 }
 

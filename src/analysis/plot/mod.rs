@@ -85,7 +85,12 @@ impl<'a> Picture<'a> {
 
     /// The label of the phase axis.
     fn places(&self) -> &'static str {
-        if self.axes.phases.iter().all(|phase| is_step(phase)) { "iteration.step" } else { "after phase" }
+        let all = |is: fn(&str) -> bool| self.axes.phases.iter().all(|phase| is(phase));
+        match (all(is_step), all(|phase| phase.starts_with("step "))) {
+            (true, _) => "iteration.step",
+            (_, true) => "step",
+            _ => "after phase",
+        }
     }
 
     /// The labelled values, with their labels.

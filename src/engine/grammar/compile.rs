@@ -246,7 +246,7 @@ impl Compiler<'_> {
         draft: DraftVariant,
         scope: &Scope,
     ) -> Variant {
-        let DraftVariant { body, mut decoded, uses, seed, policy } = draft;
+        let DraftVariant { body, mut decoded, uses, seed, policy, assigned } = draft;
         let (mut links, mut sources) = (Vec::with_capacity(uses.len()), Vec::with_capacity(uses.len()));
         for (used, at) in decoded.uses.iter().zip(uses) {
             let Some(found) = self.resolve(&used.origin, at, scope) else { continue };
@@ -272,7 +272,8 @@ impl Compiler<'_> {
         }
         decoded.complete(Upstream(&sources));
         let name = label.as_ref().map_or(key.name.clone(), |label| format!("{}[{label}]", key.name));
-        let call = Arc::new(StageTemplate::new(kind, decoded, policy, self.numerics.clone()));
+        let template = StageTemplate::new(kind, decoded, policy, self.numerics.clone());
+        let call = Arc::new(StageTemplate { assigned, ..template });
         let maker = Producer { name, at: key.at, file: self.file.clone(), body, call, sources };
         self.check_against_sources(&maker, Upstream(&maker.sources));
         Variant { label, seed, maker: Rc::new(maker), links }

@@ -14,7 +14,7 @@ use super::spec::{Item, LoopSpec, Reader, StageSpec};
 use super::tree::{Key, Params, Tree, Value};
 use super::uses::{UseWarnings, Uses};
 use super::wording::{self, descend_all};
-use crate::graph::Policy;
+use crate::graph::{Assigned, Policy};
 use crate::input::InputSource;
 use crate::kind::Kind;
 use crate::resources::Limit;
@@ -89,6 +89,7 @@ pub(crate) struct DraftVariant {
     pub uses: Vec<At>,
     pub seed: Option<u64>,
     pub policy: Policy,
+    pub assigned: Assigned,
 }
 
 impl<'a> Draft<'a> {
@@ -288,7 +289,8 @@ impl Decoder<'_> {
         let decoded = self.decode(&stage, &stage.body, &[], decode)?;
         let at = tree.get(METRIC).map_or(tree.at, |tree| tree.at);
         let (uses, policy) = (vec![at; decoded.uses.len()], Policy::default());
-        let variant = DraftVariant { body: stage.body, uses, decoded, seed: None, policy };
+        let assigned = Assigned::default();
+        let variant = DraftVariant { body: stage.body, uses, decoded, seed: None, policy, assigned };
         Some(UntilDraft { key, kind, variant, in_a_row })
     }
 
@@ -335,7 +337,10 @@ impl Decoder<'_> {
             return Draft::Broken(&spec.name);
         };
         let of_matrix = Uses::default();
-        let variant = |label: &str, axes: &[(&str, &Tree)]| {
+        let variant = |combination: Option<&Combination>| {
+            let axes = combination.map_or(&[][..], |combination| combination.params.as_slice());
+            let assigned = combination.map(Combination::assigned).unwrap_or_default();
+            let label = combination.map_or("", |combination| combination.label.as_str());
             let uses = (&self.warnings.params, &of_matrix);
             let substitution = Substitution { axes, label, uses, ..self.substitution(labels) };
             let common = [&spec.seed, &spec.resources, &spec.timeout, &spec.retry, &spec.on, &spec.publish];
@@ -359,22 +364,30 @@ impl Decoder<'_> {
                     (if is_axis { uses.1 } else { uses.0 }).note(&name);
                 }
             }
-            let seed = seed.and_then(|tree| self.seed(&tree, &decoded));
+            let seed = match (seed, assigned.seed) {
+                (Some(tree), Some(_)) => {
+                    let message =
+                        "`seed` must be left out: the `seeds` of the matrix give the stage its seed";
+                    self.errors.at(tree.at, message)
+                }
+                (Some(tree), None) => self.seed(&tree, &decoded),
+                (None, given) => given.filter(|_| decoded.draws).inspect(|_| uses.1.note(matrix::SEED)),
+            };
             let paths: Vec<&[String]> = decoded.uses.iter().map(|found| &found.path[..]).collect();
             let mut trees = Vec::with_capacity(paths.len());
             descend_all(Some(&body), &paths, &mut trees);
             let place =
                 |tree: Option<&Tree>| tree.map_or(spec.name.at, |tree| tree.get("path").unwrap_or(tree).at);
             let uses = trees.into_iter().map(place).collect();
-            Some(DraftVariant { body, uses, decoded, seed, policy })
+            Some(DraftVariant { body, uses, decoded, seed, policy, assigned })
         };
         let variants = match (&spec.matrix, combinations) {
-            (None, _) => vec![(None, variant("", &[]))],
+            (None, _) => vec![(None, variant(None))],
             (Some(_), None) => return Draft::Broken(&spec.name),
             (Some(_), Some(all)) => {
                 let decoded = all.iter().enumerate().map(|(index, one)| {
                     self.errors.in_variant(Some(one.label.as_str()).filter(|_| index > 0));
-                    (Some(one.label.clone()), variant(&one.label, &one.params))
+                    (Some(one.label.clone()), variant(Some(one)))
                 });
                 let mut variants: Vec<(Option<String>, Option<DraftVariant>)> = decoded.collect();
                 policy::publish_apart(&mut variants);

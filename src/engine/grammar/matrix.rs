@@ -4,6 +4,8 @@
 //! values it names. A map of `include` whose axis values match existing combinations adds its other keys to them as
 //! parameters; one that names no axis adds them to all. Any other map of `include` is a new combination, with a value for
 //! every axis.
+//!
+//! The axis `seeds` repeats the stage: each of its values is the parameter `seed`, and the seed of what the stage draws.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,6 +13,7 @@ use super::budget::{Budget, VALUE};
 use super::diagnostic::{At, listed, suggestion};
 use super::errors::Errors;
 use super::tree::{Key, Tree, Value};
+use crate::graph::Assigned;
 
 /// More combinations than this are a mistake.
 const MOST: usize = 1_000_000;
@@ -18,14 +21,33 @@ const MOST: usize = 1_000_000;
 /// The limit of combinations times maps of `include` or `exclude`: more would take too long.
 const MOST_COMPARED: usize = 100_000_000;
 
-/// One variant of a stage: its label and the parameters that it adds.
+/// The axis that repeats a stage, and the parameter that it gives.
+const SEEDS: &str = "seeds";
+pub(crate) const SEED: &str = "seed";
+
+/// One variant of a stage: its label and the parameters that it adds, those of the axes first.
+#[derive(Clone)]
 pub(crate) struct Combination<'m> {
     pub label: String,
     pub params: Vec<(&'m str, &'m Tree)>,
+    /// The value of the axis `seeds`.
+    pub seed: Option<u64>,
+}
+
+impl Combination<'_> {
+    /// Its parameters for people.
+    pub(crate) fn assigned(&self) -> Assigned {
+        let mut labels = self.label.split(',');
+        let value = |tree: &Tree, label: Option<&str>| label.map_or_else(|| tree.to_text(), str::to_owned);
+        let params = self.params.iter().map(|(name, tree)| ((*name).to_owned(), value(tree, labels.next())));
+        Assigned { params: params.collect(), seed: self.seed }
+    }
 }
 
 struct Axis<'m> {
+    /// The name of the parameter.
     name: &'m str,
+    repeats: bool,
     values: Vec<(String, &'m Tree)>,
     /// The index of a value by its label and by its JSON: `3.10` is `3.1` as JSON, but another label.
     index: HashMap<String, usize>,
@@ -37,6 +59,20 @@ impl Axis<'_> {
         let [first, second] = if given.is_spelt() { [text, json] } else { [json, text] };
         self.index.get(&first).or_else(|| self.index.get(&second)).copied()
     }
+
+    /// The seed that a value is; `None` on other axes.
+    fn seed(&self, value: &Tree) -> Option<u64> {
+        if self.repeats { seed_of(value) } else { None }
+    }
+}
+
+fn seed_of(value: &Tree) -> Option<u64> {
+    if let Value::Int(seed @ 0..) = value.value { Some(seed as u64) } else { None }
+}
+
+/// The name of the parameter that an axis gives.
+pub(crate) fn parameter(axis: &str) -> &str {
+    if axis == SEEDS { SEED } else { axis }
 }
 
 /// Whether a key of a `matrix` is an axis.
@@ -58,6 +94,11 @@ pub(crate) fn combinations<'m>(
     let axes = entries.iter().filter(|(key, _)| is_axis(key));
     let axes: Vec<Option<Axis>> = axes.map(|(key, tree)| axis(errors, key, tree)).collect();
     let axes: Vec<Axis> = axes.into_iter().collect::<Option<_>>()?;
+    if let Some((key, _)) = entries.iter().find(|(key, _)| key.name == SEED)
+        && axes.iter().any(|axis| axis.repeats)
+    {
+        return errors.at(key.at, "`seed` and `seeds` must not be given together: `seeds` gives `$seed`");
+    }
     if axes.is_empty() {
         return errors.at(tree.at, "`matrix` must have at least one axis: a name with a list of values");
     }
@@ -91,17 +132,17 @@ fn bytes(axes: &[Axis]) -> usize {
 }
 
 fn product<'m>(axes: &[Axis<'m>]) -> Vec<Combination<'m>> {
-    let mut all = vec![Combination { label: String::new(), params: Vec::new() }];
+    let mut all = vec![Combination { label: String::new(), params: Vec::new(), seed: None }];
     for (index, axis) in axes.iter().enumerate() {
         let longer = |combination: &Combination<'m>| {
             let comma = if index == 0 { "" } else { "," };
-            let (before, params) = (combination.label.clone(), combination.params.clone());
             axis.values
                 .iter()
                 .map(|(label, value)| {
-                    let mut params = params.clone();
+                    let Combination { label: before, mut params, seed } = combination.clone();
                     params.push((axis.name, *value));
-                    Combination { label: format!("{before}{comma}{label}"), params }
+                    let seed = seed.or(axis.seed(value));
+                    Combination { label: format!("{before}{comma}{label}"), params, seed }
                 })
                 .collect::<Vec<_>>()
         };
@@ -112,9 +153,19 @@ fn product<'m>(axes: &[Axis<'m>]) -> Vec<Combination<'m>> {
 
 fn axis<'m>(errors: &Errors, key: &'m Key, tree: &'m Tree) -> Option<Axis<'m>> {
     let name = key.name.as_str();
+    let repeats = name == SEEDS;
     if !super::reference::is_name(name) {
         let message = format!("`{name}` must be a name: a letter or `_`, then letters, digits, `_` and `-`");
         return errors.at(key.at, message);
+    }
+    if repeats
+        && !matches!(&tree.value, Value::List(items) if items.iter().all(|item| seed_of(item).is_some()))
+    {
+        let message = format!(
+            "`{SEEDS}` must be a list of whole numbers from 0, such as [1, 2, 3], found {}",
+            tree.to_text()
+        );
+        return errors.at(tree.at, message);
     }
     let values: Vec<Option<(String, &Tree)>> = match &tree.value {
         Value::List(items) => items.iter().map(|item| Some((label(errors, item)?, item))).collect(),
@@ -145,7 +196,7 @@ fn axis<'m>(errors: &Errors, key: &'m Key, tree: &'m Tree) -> Option<Axis<'m>> {
     for (at, (_, value)) in values.iter().enumerate() {
         index.entry(value.to_json().to_string()).or_insert(at);
     }
-    Some(Axis { name, values, index })
+    Some(Axis { name: parameter(name), repeats, values, index })
 }
 
 /// The label of a value in the names of variants.
@@ -307,8 +358,15 @@ fn of_its_own<'m>(
             None => error,
         });
     }
-    let (mut labels, mut params) = (Vec::new(), Vec::new());
+    let (mut labels, mut params, mut seed) = (Vec::new(), Vec::new(), None);
     for &(index, value) in given {
+        if axes[index].repeats {
+            seed = seed_of(value);
+            if seed.is_none() {
+                let found = value.to_text();
+                return errors.at(value.at, format!("`{SEED}` must be a whole number from 0, found {found}"));
+            }
+        }
         let known = axes[index].position(value).map(|at| &axes[index].values[at]);
         match known {
             Some((known, value)) => {
@@ -322,5 +380,5 @@ fn of_its_own<'m>(
         }
     }
     params.extend(more);
-    Some(Combination { label: labels.join(","), params })
+    Some(Combination { label: labels.join(","), params, seed })
 }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashSet};
 
 use super::diagnostic::{At, Diagnostic, nearest};
-use super::matrix::is_axis;
+use super::matrix::{is_axis, parameter};
 use super::source::Source;
 use super::spec::StageSpec;
 use super::tree::{Key, Tree, Value};
@@ -100,7 +100,8 @@ impl<'a> UseWarnings<'a> {
         let maps = || {
             maps.iter().filter_map(|item| if let Value::Map(map) = &item.value { Some(map) } else { None })
         };
-        let is_more = |(key, _): &&(Key, Tree)| matrix.get(&key.name).is_none();
+        let is_more =
+            |(key, _): &&(Key, Tree)| !entries.iter().any(|(axis, _)| parameter(&axis.name) == key.name);
         // An axis may only choose what `include` adds.
         let chooses = |axis: &str| {
             maps().any(|map| {
@@ -108,11 +109,14 @@ impl<'a> UseWarnings<'a> {
             })
         };
         let near = |name: &str| {
-            self.params.nearest(name, format!("write ${name} or ${{{name}}} where its value is meant"))
+            let given = parameter(name);
+            let or_draws = if given == name { "" } else { "; a command that draws has `random: true`" };
+            let help = format!("write ${given} or ${{{given}}} where its value is meant{or_draws}");
+            self.params.nearest(name, help)
         };
         for (key, _) in entries.iter().filter(|(key, _)| is_axis(key)) {
             let name = &key.name;
-            if !used.has(name) && !chooses(name) {
+            if !used.has(parameter(name)) && !chooses(parameter(name)) {
                 let message = format!("stage `{stage}` does not use the axis `{name}` of its matrix");
                 self.add(key.at, message, near(name));
             }

@@ -64,7 +64,8 @@ function firstAndLast(row, cell) {
   if (!cell) return el("span", { class: "fine" }, "none");
   return [
     el("span", { class: "pair", title: `first ${formatInterval(cell.first, row.unit)}, last ${formatInterval(cell.last, row.unit)}` },
-      el("span", { class: "from" }, formatNumber(cell.first.value, row.unit)), " → ",
+      // With one evaluation there is no first one.
+      ...(cell.change || cell.first.value !== cell.last.value ? [el("span", { class: "from" }, formatNumber(cell.first.value, row.unit)), " → "] : []),
       el("strong", {}, formatNumber(cell.last.value, row.unit)), unitSuffix(row.unit)),
     formatRange(cell.last, row.unit) && el("span", { class: "fine" }, formatRange(cell.last, row.unit)),
     el("span", { class: "fine" }, formatDenominator(cell.last.count, cell.last.undetermined)),

@@ -23,7 +23,8 @@ pub fn common() -> Value {
     json!({
         "matrix": { "$ref": "#/$defs/matrix", "description":
             "Variants of the stage: each axis is a list of values, or a map from labels to values; `$axis` stands for \
-             the value. `include` and `exclude` are lists of combinations to add and to leave out." },
+             the value. The axis `seeds` repeats the stage with each seed, which is `$seed`. `include` and `exclude` are \
+             lists of combinations to add and to leave out." },
         "seed": { "type": ["integer", "string"], "minimum": 0, "pattern": PARAMETER, "description":
             "Fixes the randomness of this stage. By default it comes from the pipeline's seed and the rounds of the \
              loops around the stage." },
@@ -123,6 +124,9 @@ pub(super) fn grammar(registry: &Registry) -> Map<String, Value> {
         "loop": repeat(registry.until_schema().is_some()),
         "matrix": { "type": ["object", "string"], "pattern": PARAMETER, "minProperties": 1,
             "properties": {
+                "seeds": { "type": ["array", "string"], "pattern": PARAMETER, "minItems": 1, "uniqueItems": true,
+                    "items": { "type": "integer", "minimum": 0 }, "description":
+                    "Repeats the stage with each of these seeds; tables show the mean over them and its interval." },
                 "include": { "$ref": "#/$defs/combinations", "description": "Combinations to add." },
                 "exclude": { "$ref": "#/$defs/combinations", "description": "Combinations to leave out." } },
             "propertyNames": { "pattern": NAME },
