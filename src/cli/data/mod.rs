@@ -24,6 +24,10 @@ struct Target {
     content: Content,
 }
 
+/// What to do about damage.
+const REMEDY: &str =
+    "run `triplay cache verify`, which puts damaged files aside, and then the pipeline again";
+
 /// What a target holds, as far as printing it is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Content {
@@ -71,10 +75,10 @@ impl Target {
         };
         let run = Run::find(run)?;
         let (output, path) = run.output(node)?;
-        // An output is never a symbolic link, which may lead anywhere.
+        // A symbolic link may lead anywhere.
         ensure!(
             !path.is_symlink(),
-            "{} is damaged: its digest differs from the recorded one",
+            "`{node}`; {REMEDY}: {} is damaged: it must be a file or a folder, found a symbolic link",
             path.display()
         );
         if path.exists() {
@@ -101,9 +105,7 @@ impl Target {
     /// An error if `found`, the digest of its content, is not the recorded one.
     fn verify(&self, found: Digest, text: &str) -> anyhow::Result<()> {
         let Some((_, recorded)) = &self.recorded else { return Ok(()) };
-        recorded.ensure_is(found, &self.path).with_context(|| {
-            format!("`{text}`; run `triplay cache verify`, which puts damaged files aside, and then the pipeline again")
-        })
+        recorded.ensure_is(found, &self.path).with_context(|| format!("`{text}`; {REMEDY}"))
     }
 
     /// What it is, for errors: its type and content.
