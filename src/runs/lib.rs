@@ -1,5 +1,5 @@
-//! Reading what runs left: the folder of each with its record (`folder`) and its cache (`cache`), the events of a run under way (`events`), what its
-//! datasets were made from (`lineage`), and the rows of all its nodes together as tables (`tables`).
+//! Reading what runs left: the folder of each with its record (`folder`) and its cache (`cache`), the events of a run under way
+//! (`events`), what its datasets were made from (`lineage`), and the rows of all its nodes together as tables (`tables`).
 
 mod cache;
 mod events;

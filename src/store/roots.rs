@@ -1,7 +1,7 @@
 //! The runs that use a cache. `roots/ID/` holds the path of a run's folder (`folder`), which folder contains it (`parent`), when the
-//! run began (`began`), and the names of what it needs: a sealed line for each node, in one file for each process that works for it. What is named here is
-//! kept, even where the run's folder cannot be seen: on an unmounted disk, of another user, in another container. A run is
-//! forgotten only on request, or when its folder was certainly deleted.
+//! run began (`began`), and the names of what it needs: a sealed line for each node, in one file for each process that works for
+//! it. What is named here is kept, even where the run's folder cannot be seen: on an unmounted disk, of another user, in another
+//! container. A run is forgotten only on request, or when its folder was certainly deleted.
 //!
 //! A run names blobs that it found before it checks that they are still there, and blobs that it makes before it places them. So
 //! a process that deletes something and reads `roots/` afterwards either sees it named, or was first.
