@@ -6,10 +6,10 @@ mod columns;
 pub mod compare;
 mod denominator;
 pub mod export;
-mod flat;
 mod halted;
 mod headings;
 mod league;
+mod number;
 mod panel;
 mod plot;
 mod rejudge;
@@ -17,10 +17,10 @@ mod series;
 pub mod statistics;
 mod summary;
 mod table;
+mod unchanged;
 
 pub use collect::{collect, link_models, read, write};
 pub use denominator::{Denominator, Span};
-pub use flat::{FLAT_GROUPS, flat};
 pub use halted::{IN_A_ROW, LIMIT, PHASE, halted, halted_line, tripped};
 pub use headings::{own, usual};
 pub use league::{League, leagues, leagues_markdown, leagues_text};
@@ -31,3 +31,6 @@ pub use series::{Measure, SCORE, Series, measure, phase, series};
 pub use statistics::{Estimate, estimate};
 pub use summary::{Aspect, Line, Summary, summarise, summarise_phases};
 pub use table::{is_share, table};
+pub use unchanged::{
+    FLAT_GROUPS, GRAD_NORM, PASSED_THROUGH, UPDATE_NORM, flat, unchanged, with_any_rounds,
+};

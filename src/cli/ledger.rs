@@ -158,6 +158,7 @@ pub(crate) fn summary(record: &RunRecord, folder: &std::path::Path) -> String {
         "failed": record.failed,
         "skipped": record.skipped,
         "seconds": record.seconds,
+        "unchanged": record.unchanged,
         "results": folder,
     })
     .to_string()

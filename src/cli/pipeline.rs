@@ -184,8 +184,10 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     warn_missing(&missing, &folder.path);
     let status = if report.failures.is_empty() { "done" } else { "failed" };
     let digest = report.failures.is_empty().then(|| digest_of(nodes.iter()));
+    let unchanged = analysis::unchanged(&metrics);
     let (record, closed) = ledger.close(status, |record| {
         (record.digest, record.files, record.incomplete) = (digest, files, missing);
+        record.unchanged = unchanged;
     });
     ledger.show_critical_path(&graph);
     warn_trace(ledger.write_trace());
@@ -333,6 +335,7 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root
         digest: None,
         files: BTreeMap::new(),
         incomplete: Vec::new(),
+        unchanged: Vec::new(),
         nodes: graph.selected().count(),
         status: RUNNING.into(),
         ran: 0,
@@ -432,9 +435,9 @@ fn league(metrics: &[RunMetricRow]) -> String {
     analysis::leagues_text(&analysis::leagues(metrics.iter().map(|row| (0, row))))
 }
 
-/// Reports the phases that a guard halted, and those with steps that had nothing to learn from.
+/// Reports the phases that a guard halted, those that changed no weights, and those with steps that had nothing to learn from.
 fn print_phases(metrics: &[RunMetricRow]) {
-    let lines = [analysis::halted(metrics), analysis::flat(metrics)];
+    let lines = [analysis::halted(metrics), analysis::unchanged(metrics), analysis::flat(metrics)];
     lines.iter().flatten().for_each(|line| eprintln!("{line}"));
 }
 

@@ -13,7 +13,7 @@ use super::cache::renamed;
 use super::stopped::stopped;
 use crate::runs::{Events, Removal, Run, RunRecord};
 use crate::store::{Rooted, RunFolderState, Store};
-use output::{eprintln, one_line, println, several};
+use output::{eprintln, fixed, one_line, println, several};
 
 /// Most ablations and seeds of a run that are named in the list.
 const MOST_VARIANTS: usize = 2;
@@ -52,7 +52,7 @@ pub(crate) fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
                 record.status.clone(),
                 record.ran.to_string(),
                 record.cached.to_string(),
-                format!("{:.1} s", record.seconds),
+                format!("{} s", fixed(record.seconds, 1)),
                 changed.join(" "),
             ]
         })
@@ -116,9 +116,11 @@ pub(crate) fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
     if !record.targets.is_empty() {
         println!("targets   {}", record.targets.join(" "));
     }
+    let (began, seconds) = (&record.began, fixed(record.seconds, 1));
     match record.status.as_str() {
-        "running" | "killed" => println!("began     {}", record.began),
-        _ => println!("began     {}, took {:.1} s", record.began, record.seconds),
+        "running" => println!("began     {began}, {seconds} s so far"),
+        "killed" => println!("began     {began}, last seen at work after {seconds} s"),
+        _ => println!("began     {began}, took {seconds} s"),
     }
     println!("triplay   {}", record.triplay);
     let machine = &record.machine;
@@ -148,6 +150,9 @@ pub(crate) fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
     }
     for missing in &record.incomplete {
         println!("lacks     {missing}");
+    }
+    for line in &record.unchanged {
+        println!("unchanged {line}");
     }
     for (node, why) in &failed {
         let why = why.as_deref().unwrap_or("the run ended before it recorded a reason");

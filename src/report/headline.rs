@@ -2,7 +2,7 @@
 
 use super::book::{Column, MetricIndex, MetricOrigin, MetricSeries, Point, common_phases, interval};
 use super::model::{Headline, HeadlineCell, HeadlineRow, Interval};
-use analysis::estimate;
+use analysis::{Estimate, estimate};
 
 /// Label, subject, metric, unit, and the direction that is better for safety.
 const ROWS: [(&str, &str, &str, &str, Option<&str>); 11] = [
@@ -64,12 +64,13 @@ fn cell(trail: &MetricSeries, is_share: bool) -> Option<HeadlineCell> {
         let gain = |(points, first, last): &(&Vec<Point>, usize, usize)| {
             Some(points[*last].value? - points[*first].value?)
         };
-        estimate(&pairs.iter().filter_map(gain).collect::<Vec<f64>>())
+        let gains = estimate(&pairs.iter().filter_map(gain).collect::<Vec<f64>>());
+        if is_share { gains.map(Estimate::of_changes) } else { gains }
     } else {
         None
     };
     let change = change.map(|gain| {
-        let (low, high) = gain.interval().map(|found| (found.low, found.high)).unzip();
+        let (low, high) = gain.interval.map(|found| (found.low, found.high)).unzip();
         Interval { value: Some(gain.mean), low, high, ..Interval::default() }
     });
     let first: Vec<&Point> = pairs.iter().map(|(points, first, _)| &points[*first]).collect();
@@ -108,7 +109,7 @@ impl Uneven {
 
 /// Explains the intervals.
 fn note(columns: &[Column]) -> String {
-    const STUDENT: &str = "95 % intervals are Student's t over seeds; those of changes are over each seed's own change. If \
+    const STUDENT: &str = "95 % intervals are Student's t over seeds, of shares within 0 and 100 %; those of changes are over each seed's own change. If \
         all seeds have the same value, the interval is unknown.";
     const WILSON: &str = "95 % intervals are Wilson's over hazards, or, if the outcomes of single prompts are unknown, \
         from the number of attempts as if these were independent. They do not include the variation between \

@@ -150,7 +150,7 @@ fn cross_play(book: &MetricIndex, sources: &[Source]) -> Vec<Matrix> {
 fn of_league(league: &League, of: &str) -> Matrix {
     let mean = |found: &Option<Estimate>, cells: &mut dyn Iterator<Item = (u64, u64)>| -> Interval {
         let (count, undetermined) = cells.fold((0, 0), |sum, cell| (sum.0 + cell.0, sum.1 + cell.1));
-        let (low, high) = found.and_then(|found| found.interval()).map(|own| (own.low, own.high)).unzip();
+        let (low, high) = found.and_then(|found| found.interval).map(|own| (own.low, own.high)).unzip();
         Interval { value: found.map(|found| found.mean), low, high, count, undetermined }
     };
     let (rows, columns) = (0..league.attackers.len(), 0..league.defenders.len());

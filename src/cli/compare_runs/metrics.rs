@@ -6,6 +6,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::analysis::compare::{Answer, Compared, Comparison, Flip, Test};
 use crate::analysis::statistics::Interval;
+use output::visible_fixed;
 
 /// Columns of a terminal.
 pub(crate) const WIDTH: usize = 80;
@@ -301,12 +302,7 @@ fn digits(found: &Compared) -> usize {
 }
 
 fn number(value: f64, share: bool, digits: usize) -> String {
-    let shown = format!("{:.digits$}", if share { 100.0 * value } else { value });
-    // Zero has no sign after rounding.
-    match shown.starts_with('-') && shown.chars().all(|c| matches!(c, '-' | '0' | '.')) {
-        true => shown[1..].to_owned(),
-        false => shown,
-    }
+    visible_fixed(if share { 100.0 * value } else { value }, digits)
 }
 
 fn p_value(p: f64) -> String {
@@ -328,7 +324,7 @@ mod tests {
     fn small_numbers_keep_digits_that_count() {
         let shown = [0.5, 0.049, 0.0123, 0.00123, 3.2e-9, 0.0, 1.0].map(p_value);
         assert_eq!(shown, ["0.50", "0.049", "0.012", "0.0012", "3e-9", "<1e-300", "1.00"]);
-        assert_eq!(number(-0.0001, true, 1), "0.0");
+        assert_eq!(number(-0.0001, true, 1), "-0.01");
         assert_eq!(number(-0.0123, true, 1), "-1.2");
     }
 
