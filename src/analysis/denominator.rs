@@ -82,8 +82,7 @@ impl Denominator {
 
     /// The undetermined share in percent, such as `0.0 to 6.3`; `None` if everything was determined.
     fn unknown(&self) -> Option<String> {
-        (self.undetermined.most > 0.0)
-            .then(|| self.undetermined.show(percent))
+        (self.undetermined.most > 0.0).then(|| self.undetermined.show(percent))
     }
 
     /// Such as `of 180 to 192; 0.0 to 6.3 % undetermined, left out`.

@@ -188,7 +188,8 @@ impl League {
         let mean = self.mean.map_or("-".to_owned(), |mean| with_interval(mean, percent));
         rows.push(row("mean", mean, &mut self.defender_means.iter().map(shown)));
         if self.defender_means.iter().flatten().any(|mean| mean.count > 1) {
-            let interval = |mean: &Option<Estimate>| mean.map_or(String::new(), |mean| interval(mean, percent));
+            let interval =
+                |mean: &Option<Estimate>| mean.map_or(String::new(), |mean| interval(mean, percent));
             rows.push(row("", String::new(), &mut self.defender_means.iter().map(interval)));
         }
         rows
@@ -198,7 +199,6 @@ impl League {
         self.success.iter().flatten().flatten().map(|found| found.count).max().unwrap_or(0)
     }
 }
-
 
 /// Leagues for people, within 80 columns; empty without leagues.
 pub fn leagues_text(leagues: &[League]) -> String {

@@ -22,15 +22,13 @@ mod unchanged;
 pub use collect::{collect, link_models, read, write};
 pub use denominator::{Denominator, Span};
 pub use halted::{IN_A_ROW, LIMIT, PHASE, halted, halted_line, tripped};
-pub use headings::{own, usual};
+pub use headings::{is_usual, own, usual};
 pub use league::{League, leagues, leagues_markdown, leagues_text};
 pub use panel::{Panel, panel};
 pub use plot::{Picture, is_png, is_svg, png, svg, terminal};
 pub use rejudge::{Agreement, Judged, agreement, judged};
-pub use series::{Measure, SCORE, Series, measure, phase, series};
+pub use series::{Measure, SCORE, Series, after, measure, phase, series};
 pub use statistics::{Estimate, estimate};
 pub use summary::{Aspect, Line, Summary, summarise, summarise_phases};
 pub use table::{is_share, table};
-pub use unchanged::{
-    FLAT_GROUPS, GRAD_NORM, PASSED_THROUGH, UPDATE_NORM, flat, unchanged, with_any_rounds,
-};
+pub use unchanged::{FLAT_GROUPS, GRAD_NORM, PASSED_THROUGH, UPDATE_NORM, flat, unchanged, with_any_rounds};

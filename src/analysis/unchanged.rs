@@ -115,7 +115,8 @@ pub fn with_any_rounds(node: &str) -> String {
     let parts: Vec<&str> = node.split('/').collect();
     let last = parts.len() - 1;
     // A label of the node itself may be a number; the brackets of loops are before it.
-    let part = |(place, part): (usize, &&str)| if place < last { any_round(part) } else { (*part).to_owned() };
+    let part =
+        |(place, part): (usize, &&str)| if place < last { any_round(part) } else { (*part).to_owned() };
     parts.iter().enumerate().map(part).collect::<Vec<_>>().join("/")
 }
 

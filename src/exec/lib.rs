@@ -291,7 +291,8 @@ impl Exec {
             taken: context.output(&output.name),
             kept: log.with_file_name(&output.name),
         };
-        Unfinished::new(context.node(), folder.path(), self.outputs.iter().map(place).collect())
+        let outputs = self.outputs.iter().map(place).collect();
+        Unfinished::new(context.node(), folder.path(), outputs, self.keep.as_ref())
     }
 
     /// Interprets the end of the command, and takes its outputs if it succeeded.

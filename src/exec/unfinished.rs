@@ -16,6 +16,8 @@ struct Written {
     /// The folder in which the command runs.
     folder: PathBuf,
     outputs: Vec<Place>,
+    /// The folder that the next attempt finds again.
+    keep: Option<String>,
 }
 
 /// Where an output is.
@@ -38,8 +40,9 @@ fn at_work() -> MutexGuard<'static, Vec<Arc<Written>>> {
 
 impl Unfinished {
     /// Keeps these outputs of a node if the process is interrupted before this is dropped.
-    pub(crate) fn new(node: &str, folder: &Path, outputs: Vec<Place>) -> Unfinished {
-        let written = Arc::new(Written { name: node.to_owned(), folder: folder.to_owned(), outputs });
+    pub(crate) fn new(node: &str, folder: &Path, outputs: Vec<Place>, keep: Option<&String>) -> Unfinished {
+        let (name, folder, keep) = (node.to_owned(), folder.to_owned(), keep.cloned());
+        let written = Arc::new(Written { name, folder, outputs, keep });
         at_work().push(written.clone());
         Unfinished(written)
     }
@@ -62,6 +65,12 @@ impl Written {
         let line =
             |place: &Place| format!("what {who} had written of `{}`: {}", place.name, place.kept.display());
         kept.map(line).collect()
+    }
+
+    /// What the interrupted command finds again, if it keeps a folder.
+    fn finds_again(&self) -> Option<String> {
+        let keep = self.keep.as_ref()?;
+        Some(format!("{} finds what it left in `{keep}` when it begins again", self.name))
     }
 
     /// Returns whether there was something, and it is kept.
@@ -89,7 +98,11 @@ fn move_to(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }
 
-/// Keeps what commands of this process have written that are at work. The process is about to end. Returns a line for each output.
+/// Keeps what commands of this process have written that are at work. The process is about to end. Returns a line for each output,
+/// and for each folder that a command finds again.
 pub fn keep_unfinished() -> Vec<String> {
-    at_work().iter().flat_map(|written| written.keep(&written.name)).collect()
+    let lines = |written: &Arc<Written>| {
+        written.keep(&written.name).into_iter().chain(written.finds_again()).collect::<Vec<_>>()
+    };
+    at_work().iter().flat_map(lines).collect()
 }

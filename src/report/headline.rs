@@ -97,10 +97,11 @@ impl Uneven {
     fn note(&self, columns: &[Column]) -> String {
         let each = self.0.iter().map(|(column, phase, with)| {
             let Column { name, seeds, .. } = &columns[*column];
+            let phase = analysis::after(phase);
             let of = if columns.len() > 1 { format!(" of {name}") } else { String::new() };
             match with < seeds {
-                true => format!(" Not all seeds{of} have reached the same phase: the last values are after {phase}, for {with} of {seeds} seeds."),
-                false => format!(" Not all seeds{of} have reached the same phase: the last values are after {phase}, which all of them have."),
+                true => format!(" Not all seeds{of} have reached the same phase: the last values are {phase}, for {with} of {seeds} seeds."),
+                false => format!(" Not all seeds{of} have reached the same phase: the last values are {phase}, which all of them have."),
             }
         });
         each.collect()

@@ -21,4 +21,4 @@ pub use machine::Machine;
 pub use removal::Removal;
 pub use tables::{LAYOUT, TABLES, Table, Tables, layout};
 pub use texts::{Texts, redacted, shown};
-pub use variant::{rounds, stage, variant};
+pub use variant::{after, rounds, stage, variant};
