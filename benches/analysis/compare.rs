@@ -111,6 +111,7 @@ fn evaluated(prompts: u32, attempts: u32, odd: u32) -> anyhow::Result<String> {
         digest: None,
         files: BTreeMap::new(),
         incomplete: Vec::new(),
+        unchanged: Vec::new(),
         nodes: 1,
         status: "done".into(),
         ran: 1,

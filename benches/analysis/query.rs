@@ -197,6 +197,7 @@ fn finished(
         digest: None,
         files: BTreeMap::new(),
         incomplete: Vec::new(),
+        unchanged: Vec::new(),
         nodes: NODES as usize,
         status: "done".into(),
         ran: NODES as usize,

@@ -292,5 +292,6 @@ fn of(name: &str) -> anyhow::Result<Metrics> {
         rows.retain(|row| is_wanted(&row.node));
         anyhow::ensure!(!rows.is_empty(), "run `{run}` has no ablation or seed `{wanted}`");
     }
+    analysis::compare::judged_apart(&found, &rows)?.iter().for_each(|line| eprintln!("note: {line}"));
     Ok(Metrics { rows, record: Some(found.record) })
 }

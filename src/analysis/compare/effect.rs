@@ -92,11 +92,12 @@ fn same_advantages(a: &Side, b: &Side, pairs: &[Pair]) -> anyhow::Result<Vec<Str
     if stages.is_empty() {
         return Ok(Vec::new());
     }
-    let wanted = |side: fn(&Pair) -> &NodeReport| -> HashSet<String> {
-        stages.iter().flat_map(|(_, pairs)| pairs).filter_map(|pair| rewards(side(pair))).collect()
-    };
-    let in_a = Rewards::read(&a.rewards, &wanted(|pair| pair.0))?;
-    let in_b = Rewards::read(&b.rewards, &wanted(|pair| pair.1))?;
+    let (mut of_a, mut of_b) = (HashSet::new(), HashSet::new());
+    for (a, b) in stages.iter().flat_map(|(_, pairs)| pairs.iter().copied()) {
+        of_a.extend(rewards(a));
+        of_b.extend(rewards(b));
+    }
+    let (in_a, in_b) = (Rewards::read(&a.rewards, &of_a)?, Rewards::read(&b.rewards, &of_b)?);
     let mut lines = Vec::new();
     for (stage, pairs) in &stages {
         let both = pairs.iter().filter_map(|(a, b)| Some((in_a.get(&rewards(a)?)?, in_b.get(&rewards(b)?)?)));

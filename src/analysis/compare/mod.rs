@@ -26,6 +26,7 @@ use super::series::Measure;
 use super::table::is_share;
 use runs::Lineage;
 
+pub use conditions::judged_apart;
 pub use evidence::SeedValues;
 pub use flips::{Answer, Flip};
 pub use measured::{Compared, Names, Test};
