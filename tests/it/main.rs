@@ -15,6 +15,7 @@ mod graph;
 mod guards;
 mod guides;
 mod huggingface;
+mod idle;
 mod import;
 mod injection;
 mod judge;
