@@ -274,7 +274,7 @@ flat          3  20.0 [0.0, 44.8]
 
 change from the first evaluation to the last
 ablation  seeds               attack
-full          3  -40.0 [-83.0, 3.0]
+full          3   -40.0 [-83.0, 3.0]
 flat          3  -30.0 [-73.0, 13.0]
 
 difference from full after the last evaluation
@@ -298,7 +298,7 @@ observations: attack 1
         let measure = measure(std::slice::from_ref(&rows), "attack_success").unwrap();
         let expected = "
 as it stands, after each phase
-phase    seeds              attack
+phase    seeds             attack
 warm-up      2  45.0 [0.0, 100.0]
 1 red        2  70.0 [0.0, 100.0]
 

@@ -93,7 +93,7 @@ impl<'r> Nodes<'r> {
             let change = changes.first().map_or(String::new(), |change| format!(": {change}"));
             let more =
                 if changes.len() > 1 { format!("; and {} more", changes.len() - 1) } else { String::new() };
-            println!("{:12}{name}{change}{more}", "first");
+            println!("{:12}{name}{change}{more}", "first at");
         }
         if !self.nondeterministic.is_empty() {
             println!(
