@@ -51,10 +51,14 @@ pub fn judged_apart(run: &Run, rows: &[RunMetricRow]) -> anyhow::Result<Vec<Stri
                 differing.iter().find_map(|line| line.strip_prefix("judge: ").map(str::to_owned))
             }
         };
-        let (before, after) = (&before.node, &after.node);
-        lines.extend(why.map(|why| {
-            format!("{before} and {after} have different judges of {subject}.{metric} ({why}): changes between them compare these too")
-        }));
+        let (before, after) = (variant(&before.node).2, variant(&after.node).2);
+        let line = why.map(|why| {
+            format!(
+                "{before} and {after} have different judges of {subject}.{metric} ({why}): a change between them is of the judge, too"
+            )
+        });
+        // Once for all ablations and seeds.
+        lines.extend(line.filter(|line| !lines.contains(line)));
     }
     Ok(lines)
 }

@@ -13,7 +13,8 @@ const LEVEL: f64 = 0.05;
 /// Most metrics in the table of a run that has none of the usual ones.
 const MOST_METRICS: usize = 8;
 
-/// Most notes that are shown.
+/// Most lines of what did nothing, and most notes, that are shown.
+const MOST_LINES: usize = 5;
 const MOST_NOTES: usize = 3;
 
 pub(crate) fn text(comparison: &Comparison, letter: &str) -> String {
@@ -40,7 +41,7 @@ pub(crate) fn text(comparison: &Comparison, letter: &str) -> String {
         format!("{} {} in A, {} in {letter}", found.metric, found.a_undetermined, found.b_undetermined)
     });
     named(&mut text, "undetermined attempts, left out", unknown.collect());
-    listed(&mut text, "did nothing", &comparison.without_effect, usize::MAX);
+    listed(&mut text, "did nothing", &comparison.without_effect, MOST_LINES);
     let forced = comparison.forced.iter().map(|line| format!("not comparable, but forced: {line}"));
     listed(
         &mut text,
