@@ -134,16 +134,13 @@ mod tests {
     use crate::analysis::compare::Names;
 
     fn compared(subject: &str, name: &str, difference: f64, p: Option<f64>) -> Compared {
-        Compared {
-            metric: format!("{subject} {name}"),
-            measure: Names { subject: subject.into(), name: name.into() },
-            share: true,
-            a: Some(0.5),
-            b: Some(0.5 + difference),
-            difference: Some(difference),
-            p_adjusted: p,
-            ..Compared::default()
-        }
+        let mut found = Compared::default();
+        found.metric = format!("{subject} {name}");
+        found.measure = Names { subject: subject.into(), name: name.into() };
+        found.share = true;
+        (found.a, found.b) = (Some(0.5), Some(0.5 + difference));
+        (found.difference, found.p_adjusted) = (Some(difference), p);
+        found
     }
 
     #[test]
