@@ -74,7 +74,7 @@ fn a_changed_reward_that_moves_no_advantage_is_named() {
     let flat = compared.out.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
         flat.starts_with(&format!(
-            "A {one} idle done B {two} idle done parameters weight: 1 → 2 nodes 3 the same,"
+            "A {one} idle done B {two} idle done parameters weight: 1 → 2 nodes 4 the same,"
         )),
         "{flat}"
     );

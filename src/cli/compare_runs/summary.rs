@@ -53,14 +53,15 @@ pub(crate) fn text(comparison: &Comparison, letter: &str) -> String {
 }
 
 /// How to see the rest.
-pub(crate) const MORE: &str =
-    "more: --metric NAME shows one metric in full, --all all of them with the prompts that flipped";
+pub(crate) const MORE: &str = "more: --metric NAME shows one metric in full, --all everything";
 
 /// The metrics that tables show too, or else the first that both runs have.
 fn main_metrics(comparison: &Comparison) -> Vec<&Compared> {
     let all = || comparison.metrics.iter().filter(|found| found.a.is_some() || found.b.is_some());
-    let usual: Vec<&Compared> =
+    let mut usual: Vec<&Compared> =
         all().filter(|found| is_usual(&found.measure.subject, &found.measure.name)).collect();
+    // The success of attacks comes first, as in tables.
+    usual.sort_by_key(|found| found.measure.subject != "defender");
     if usual.is_empty() { all().take(MOST_METRICS).collect() } else { usual }
 }
 
