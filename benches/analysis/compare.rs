@@ -114,6 +114,7 @@ fn evaluated(prompts: u32, attempts: u32, odd: u32) -> anyhow::Result<String> {
         files: BTreeMap::new(),
         main: None,
         incomplete: Vec::new(),
+        unchanged: Vec::new(),
         nodes: 1,
         status: "done".into(),
         ran: 1,

@@ -200,6 +200,7 @@ fn finished(
         files: BTreeMap::new(),
         main: None,
         incomplete: Vec::new(),
+        unchanged: Vec::new(),
         nodes: NODES as usize,
         status: "done".into(),
         ran: NODES as usize,

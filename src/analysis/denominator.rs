@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::headings::heading;
+use super::number::percent;
 use super::series::{Measure, Place, is_of, place};
 use data::RunMetricRow;
 use game::undetermined;
@@ -81,8 +82,7 @@ impl Denominator {
 
     /// The undetermined share in percent, such as `0.0 to 6.3`; `None` if everything was determined.
     fn unknown(&self) -> Option<String> {
-        (self.undetermined.most > 0.0)
-            .then(|| self.undetermined.show(|share| format!("{:.1}", 100.0 * share)))
+        (self.undetermined.most > 0.0).then(|| self.undetermined.show(percent))
     }
 
     /// Such as `of 180 to 192; 0.0 to 6.3 % undetermined, left out`.

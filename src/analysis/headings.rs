@@ -79,6 +79,12 @@ pub fn main_metric(rows: &[RunMetricRow]) -> Option<MainMetric> {
     })
 }
 
+/// Whether a metric is one of those that tables show by default.
+pub fn is_usual(subject: &str, metric: &str) -> bool {
+    let is_own = |(_, own, name): &&(&str, &str, &str)| *own == subject && *name == metric;
+    COLUMNS.iter().chain([&TURNS]).any(|column| is_own(&column))
+}
+
 /// The measures of stages of one's own, in the order of the rows: for runs that have none of the [`usual`] ones.
 fn own(rows: &[RunMetricRow]) -> Vec<Measure> {
     let is_own = |row: &&RunMetricRow| {

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::columns::{aligned, markdown};
 use super::denominator::{Denominator, Span};
+use super::number::{interval, percent, with_interval};
 use super::series::SampleId;
 use super::statistics::{Estimate, estimate};
 use data::RunMetricRow;
@@ -91,7 +92,7 @@ impl<'r> Gathered<'r> {
             let values: Option<Vec<f64>> = cells.clone().map(|cell| seed.get(&cell)?.success).collect();
             Some(estimate(&values?)?.mean)
         };
-        estimate(&self.seeds.values().filter_map(of_seed).collect::<Vec<f64>>())
+        estimate(&self.seeds.values().filter_map(of_seed).collect::<Vec<f64>>()).map(Estimate::of_shares)
     }
 
     fn league(&self, ablation: &str, node: &str) -> Option<League> {
@@ -172,8 +173,8 @@ impl League {
         format!("{}: attack success, percent", self.name())
     }
 
-    /// Cells in percent. The mean of a row follows its name, the means of columns are below the rows. With several seeds, half of
-    /// their intervals follow.
+    /// Cells in percent. The mean of a row follows its name, the means of columns are below the rows. With several seeds, their
+    /// intervals follow.
     fn rows(&self) -> Vec<Vec<String>> {
         let shown = |found: &Option<Estimate>| found.map_or("-".to_owned(), |found| percent(found.mean));
         let row = |label: &str, mean: String, cells: &mut dyn Iterator<Item = String>| -> Vec<String> {
@@ -181,38 +182,21 @@ impl League {
         };
         let mut rows = vec![row("attacker \\ defender", "mean".into(), &mut self.defenders.iter().cloned())];
         for (place, attacker) in self.attackers.iter().enumerate() {
-            let mean = self.attacker_means[place].map_or("-".to_owned(), with_half);
+            let mean = self.attacker_means[place].map_or("-".to_owned(), |mean| with_interval(mean, percent));
             rows.push(row(attacker, mean, &mut self.success[place].iter().map(shown)));
         }
-        let mean = self.mean.map_or("-".to_owned(), with_half);
+        let mean = self.mean.map_or("-".to_owned(), |mean| with_interval(mean, percent));
         rows.push(row("mean", mean, &mut self.defender_means.iter().map(shown)));
         if self.defender_means.iter().flatten().any(|mean| mean.count > 1) {
-            let half = |mean: &Option<Estimate>| match mean {
-                Some(mean) if mean.count > 1 => {
-                    mean.half.map_or("± ?".to_owned(), |half| format!("± {}", percent(half)))
-                }
-                _ => String::new(),
-            };
-            rows.push(row("", String::new(), &mut self.defender_means.iter().map(half)));
+            let interval =
+                |mean: &Option<Estimate>| mean.map_or(String::new(), |mean| interval(mean, percent));
+            rows.push(row("", String::new(), &mut self.defender_means.iter().map(interval)));
         }
         rows
     }
 
     fn seeds(&self) -> usize {
         self.success.iter().flatten().flatten().map(|found| found.count).max().unwrap_or(0)
-    }
-}
-
-/// Not `-0.0`: a share is never negative.
-fn percent(share: f64) -> String {
-    format!("{:.1}", 100.0 * share)
-}
-
-fn with_half(mean: Estimate) -> String {
-    match mean.half {
-        Some(half) => format!("{} ± {}", percent(mean.mean), percent(half)),
-        None if mean.count > 1 => format!("{} ± ?", percent(mean.mean)),
-        None => percent(mean.mean),
     }
 }
 
@@ -241,7 +225,7 @@ fn notes(leagues: &[League]) -> String {
         0 | 1 => "mean: of the row, the column or the table, all cells with the same weight\n".to_owned(),
         seeds => format!(
             "mean: of the row, the column or the table, all cells with the same weight;\n\
-             ± half of its 95 % interval over {seeds} seeds\n"
+             in brackets its 95 % interval over {seeds} seeds\n"
         ),
     };
     format!("\n{over}observations per cell and seed: {}\n", denominator.line())
@@ -299,22 +283,24 @@ observations per cell and seed: of 80
         let seed = |node: &str, first: f64, second: f64| {
             [pair(node, "full", "warm-up", first), pair(node, "full", "full", second)]
         };
-        // Means of 40 and 60 %; t with one degree of freedom is 12.706, the deviation over √2 10 %.
+        // Means of 40 and 60 %: t with one degree of freedom is 12.706, the deviation over √2 10 %.
         let rows = [seed("s1/panel", 0.6, 0.2), seed("s2/panel", 0.9, 0.3)].concat();
         let [league] = &of(&rows)[..] else { panic!("seeds are of one league") };
         let mean = league.attacker_means[0].unwrap();
         assert_eq!(mean.count, 2);
-        assert!((mean.mean - 0.5).abs() < 1e-12 && (mean.half.unwrap() - 1.2706).abs() < 1e-3, "{mean:?}");
+        assert!((mean.mean - 0.5).abs() < 1e-12, "{mean:?}");
+        let ends = mean.interval.unwrap();
+        assert_eq!((ends.low, ends.high), (0.0, 1.0), "Student's is wider than any share");
         assert_eq!((league.mean, league.counts[0][0]), (Some(mean), 160), "of all seeds");
         let expected = "
 panel: attack success, percent
-attacker \\ defender          mean  warm-up    full
-full                 50.0 ± 127.1     75.0    25.0
-mean                 50.0 ± 127.1     75.0    25.0
-                                   ± 190.6  ± 63.5
+attacker \\ defender               mean       warm-up         full
+full                 50.0 [0.0, 100.0]          75.0         25.0
+mean                 50.0 [0.0, 100.0]          75.0         25.0
+                                        [0.0, 100.0]  [0.0, 88.5]
 
 mean: of the row, the column or the table, all cells with the same weight;
-± half of its 95 % interval over 2 seeds
+in brackets its 95 % interval over 2 seeds
 observations per cell and seed: of 80
 ";
         assert_eq!(leagues_text(&of(&rows)), expected);

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use anyhow::Context;
 use serde::Serialize;
 
+use super::number::percent;
 use super::statistics::{self, Kappa};
 use data::{self, OutcomeRow, ResponseRow, VerdictRow};
 use engine::{NodeReport, Purpose};
@@ -274,7 +275,7 @@ impl Agreement {
         // There is no share of zero responses.
         let share = |count: usize, all: usize| match all {
             0 => "-  ".to_owned(),
-            _ => format!("{:.1} %", 100.0 * count as f64 / all as f64),
+            _ => format!("{} %", percent(count as f64 / all as f64)),
         };
         let mut text = format!(
             "{:8}{:>10}{:>12}{:>11}{:>11}{:>14}\n",
@@ -328,7 +329,7 @@ impl Agreement {
                 &format!("{:width$}{:>11}", console::truncate_str(&node.node, width, "…"), node.responses);
             for judge in &self.judges {
                 text += &match node.negative.get(judge.judge).copied().flatten() {
-                    Some(negative) => format!("{:>10.1}", 100.0 * negative),
+                    Some(negative) => format!("{:>10}", percent(negative)),
                     None => format!("{:>10}", "-"),
                 };
             }

@@ -13,7 +13,7 @@ use super::statistics::{Estimate, estimate};
 use data::{MetricRow, RunMetricRow};
 use engine::nearest;
 use game::{UNDETERMINED, undetermined};
-use runs::{rounds, stage, variant};
+use runs::{stage, variant};
 
 /// A metric of a subject, such as `attack_success` of the `defender`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -188,26 +188,21 @@ pub fn name_of(node: &str) -> Cow<'_, str> {
     }
 }
 
-/// The phase of a node's metric. Files of other programs do not say in which round they were written; the node's name does.
+/// The phase of a node's metric.
 pub fn phase_of(row: &RunMetricRow) -> String {
-    if row.metric.at.iteration > 0 {
-        return phase(&row.metric);
-    }
-    match rounds(&row.node)[..] {
-        [] => phase(&row.metric),
-        ref rounds => {
-            let rounds: Vec<String> = rounds.iter().map(u32::to_string).collect();
-            format!("{} {}", rounds.join("."), row.metric.phase)
-        }
-    }
+    runs::after(&row.node, &row.metric.phase, (row.metric.at.iteration, row.metric.at.step))
 }
 
 /// The phase before a measurement: `warm-up`, `1 red`, or `1.3` for a training step.
 pub fn phase(metric: &MetricRow) -> String {
-    match (metric.at.iteration, metric.at.step) {
-        (0, _) => metric.phase.clone(),
-        (iteration, 0) => format!("{iteration} {}", metric.phase),
-        (iteration, step) => format!("{iteration}.{step}"),
+    runs::after("", &metric.phase, (metric.at.iteration, metric.at.step))
+}
+
+/// The place of an evaluation in words: `after 1 red`; but `before` and `after` say it themselves.
+pub fn after(phase: &str) -> String {
+    match phase.split(' ').next() {
+        Some("before" | "after") => phase.to_owned(),
+        _ => format!("after {phase}"),
     }
 }
 
@@ -290,6 +285,12 @@ pub(crate) mod tests {
         assert_eq!(variant("no-diversity-s3/before"), ("no-diversity", Some(3), "before"));
         assert_eq!(variant("no-sugar/before"), ("no-sugar", None, "before"));
         assert_eq!(variant("brew[a/b]"), ("", None, "brew[a/b]"));
+    }
+
+    #[test]
+    fn an_evaluation_that_is_called_after_is_not_after_after() {
+        let said = ["1 red", "warm-up", "before", "after", "after the last round"].map(after);
+        assert_eq!(said, ["after 1 red", "after warm-up", "before", "after", "after the last round"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Ablations side by side, as a table: for each measure the mean over seeds and half of its 95 % interval.
+//! Ablations side by side, as a table: for each measure the mean over seeds and its 95 % interval.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,9 +8,10 @@ use serde_json::{Map, Value};
 use super::columns::{aligned, markdown};
 use super::denominator::{Denominator, footnotes};
 use super::headings::heading;
+use super::number::{number, percent, with_interval};
 use super::series::{Measure, Series, differences, series};
 use super::statistics::{Estimate, estimate};
-use super::table::{is_share, number};
+use super::table::is_share;
 use data::RunMetricRow;
 use game::{UNDETERMINED, undetermined};
 
@@ -102,7 +103,17 @@ fn summary(
 ) -> Summary {
     let denominators = measures.iter().map(|measure| Denominator::of(runs, measure)).collect();
     let labelled = all.iter().flatten().any(|series| series.labelled);
-    Summary { labelled, params: Vec::new(), measures, denominators, lines }
+    let mut summary = Summary { labelled, params: Vec::new(), measures, denominators, lines };
+    for column in (0..summary.measures.len()).filter(|column| summary.is_share(*column)).collect::<Vec<_>>() {
+        for line in &mut summary.lines {
+            let within = match line.aspect {
+                Aspect::Last | Aspect::Phase => Estimate::of_shares,
+                Aspect::Gain | Aspect::Difference | Aspect::Change => Estimate::of_changes,
+            };
+            line.estimates[column] = line.estimates[column].map(within);
+        }
+    }
+    summary
 }
 
 /// Summarises runs by these measures.
@@ -283,14 +294,14 @@ impl Summary {
         let parts = self.parts();
         let text: String =
             parts.iter().map(|(title, rows)| format!("\n{title}\n{}", aligned(rows))).collect();
-        text + "\nmean ± half of the 95 % interval over seeds; shares in percent\n" + &self.footnotes()
+        text + "\nmean [95 % interval over seeds]; shares in percent\n" + &self.footnotes()
     }
 
     /// Explains unknown intervals, and lists the observations behind the values. Undetermined shares are columns here.
     fn footnotes(&self) -> String {
-        let is_unknown = |estimate: &Estimate| estimate.count > 1 && estimate.half.is_none();
+        let is_unknown = |estimate: &Estimate| estimate.count > 1 && estimate.interval.is_none();
         let unknown = match self.lines.iter().flat_map(|line| &line.estimates).flatten().any(is_unknown) {
-            true => "?: not known, since all seeds have the same value\n",
+            true => "[?]: not known, since all seeds have the same value\n",
             false => "",
         };
         let told = self.measures.iter().zip(&self.denominators);
@@ -312,20 +323,7 @@ fn name(ablation: &str) -> &str {
 }
 
 fn cell(is_share: bool, estimate: &Estimate) -> String {
-    let shown = |value: f64| match is_share {
-        true => format!("{:.1}", 100.0 * value),
-        false => number(value),
-    };
-    // Not `-0.0`.
-    let shown = |value: f64| match shown(value) {
-        text if text.bytes().all(|byte| matches!(byte, b'-' | b'0' | b'.')) => shown(0.0),
-        text => text,
-    };
-    match estimate.half {
-        Some(half) => format!("{} ± {}", shown(estimate.mean), shown(half)),
-        None if estimate.count > 1 => format!("{} ± ?", shown(estimate.mean)),
-        None => shown(estimate.mean),
-    }
+    with_interval(*estimate, if is_share { percent } else { number })
 }
 
 #[cfg(test)]
@@ -351,21 +349,21 @@ mod tests {
     fn ablations_stand_side_by_side_with_their_intervals() {
         let expected = "
 after the last evaluation
-ablation  seeds       attack
-full          3  10.0 ± 24.8
-flat          3  20.0 ± 24.8
+ablation  seeds            attack
+full          3  10.0 [0.0, 34.8]
+flat          3  20.0 [0.0, 44.8]
 
 change from the first evaluation to the last
-ablation  seeds        attack
-full          3  -40.0 ± 43.0
-flat          3  -30.0 ± 43.0
+ablation  seeds               attack
+full          3   -40.0 [-83.0, 3.0]
+flat          3  -30.0 [-73.0, 13.0]
 
 difference from full after the last evaluation
 ablation  seeds    attack
-flat          3  10.0 ± ?
+flat          3  10.0 [?]
 
-mean ± half of the 95 % interval over seeds; shares in percent
-?: not known, since all seeds have the same value
+mean [95 % interval over seeds]; shares in percent
+[?]: not known, since all seeds have the same value
 observations: attack 1
 ";
         assert_eq!(summary().text(), expected);
@@ -381,15 +379,15 @@ observations: attack 1
         let measure = measure(std::slice::from_ref(&rows), "attack_success").unwrap();
         let expected = "
 as it stands, after each phase
-phase    seeds        attack
-warm-up      2   45.0 ± 63.5
-1 red        2  70.0 ± 127.1
+phase    seeds             attack
+warm-up      2  45.0 [0.0, 100.0]
+1 red        2  70.0 [0.0, 100.0]
 
 as it stands, change in each phase
-phase  seeds       attack
-1 red      2  25.0 ± 63.5
+phase  seeds              attack
+1 red      2  25.0 [-38.5, 88.5]
 
-mean ± half of the 95 % interval over seeds; shares in percent
+mean [95 % interval over seeds]; shares in percent
 observations: attack 1
 ";
         assert_eq!(summarise_phases(&[rows], vec![measure]).text(), expected);
@@ -422,7 +420,7 @@ phase  seeds  attack  attack undet.
 1 red      1    20.0           25.0
 2 red      1       -           75.0
 
-mean ± half of the 95 % interval over seeds; shares in percent
+mean [95 % interval over seeds]; shares in percent
 observations: attack 0 to 1
 undetermined and left out, percent of all: attack 0.0 to 100.0
 ";
@@ -433,7 +431,7 @@ undetermined and left out, percent of all: attack 0.0 to 100.0
     fn markdown_has_a_table_for_each_aspect() {
         let markdown = summary().markdown();
         assert!(markdown.starts_with(
-            "\nAfter the last evaluation:\n\n| ablation | seeds | attack |\n| --- | ---: | ---: |\n| full | 3 | 10.0 ± 24.8 |\n"
+            "\nAfter the last evaluation:\n\n| ablation | seeds | attack |\n| --- | ---: | ---: |\n| full | 3 | 10.0 [0.0, 34.8] |\n"
         ));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::denominator::{Denominator, footnotes};
 use super::headings::{COLUMNS, MARKS, columns, has_turns, usual};
+use super::number::{number, percent};
 use super::series::{SCORE, phase};
 use data::RunMetricRow;
 use game::undetermined;
@@ -44,17 +45,9 @@ pub fn is_share(metric: &str) -> bool {
         && SHARES.iter().any(|share| metric.contains(share))
 }
 
-/// Formats a number that is not a share: three decimals, or scientific notation if small.
-pub(crate) fn number(value: f64) -> String {
-    match value.abs() {
-        size if size > 0.0 && size < 0.005 => format!("{value:.1e}"),
-        _ => format!("{value:.3}"),
-    }
-}
-
 /// The main metric of a run, such as `attack 70.4` or `train.loss 0.100 to 0.250`.
 pub fn of_main(main: &MainMetric) -> String {
-    let shown = |value: f64| if main.share { format!("{:.1}", 100.0 * value) } else { number(value) };
+    let shown = |value: f64| if main.share { percent(value) } else { number(value) };
     match (shown(main.least), shown(main.most)) {
         (least, most) if least == most => format!("{} {least}", main.name),
         (least, most) => format!("{} {least} to {most}", main.name),
@@ -94,7 +87,7 @@ pub fn table(rows: &[RunMetricRow]) -> String {
             out += mark;
             out += &match value(metric) {
                 None => format!("{:>6}", "-"),
-                Some(value) if is_share(metric) => format!("{:>6.1}", 100.0 * value),
+                Some(value) if is_share(metric) => format!("{:>6}", percent(value)),
                 Some(value) => format!("{:>6}", number(value)),
             };
             let is_of_all = value(&undetermined(metric)).is_none_or(|share| share == 0.0);

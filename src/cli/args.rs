@@ -192,9 +192,15 @@ pub(crate) struct RunsCompareArgs {
     /// Compare the evaluation after this phase, such as `2 red`, or of this node [default: the last]
     #[arg(long, value_name = "PHASE")]
     pub at: Option<String>,
-    /// Show this many of the prompts that flipped; --json has all
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    pub flips: usize,
+    /// Show everything about this metric, such as `attack_success` or `attacks.diversity`
+    #[arg(long, value_name = "[SUBJECT.]METRIC", conflicts_with_all = ["all", "json"])]
+    pub metric: Option<String>,
+    /// Show everything: all metrics with their rates, code and nodes, and prompts that flipped
+    #[arg(long, conflicts_with = "json")]
+    pub all: bool,
+    /// Show this many of the prompts that flipped; --json has all [default: 10 with --all or --metric, otherwise none]
+    #[arg(long, value_name = "N")]
+    pub flips: Option<usize>,
     /// Compare even if judge, prompts or decoding differ
     #[arg(long)]
     pub force: bool,

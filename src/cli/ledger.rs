@@ -1,9 +1,10 @@
 //! Counts the events of a run and forwards them to the terminal, so that an interrupt can report and record them at any
 //! moment.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::Context;
@@ -11,10 +12,11 @@ use serde_json::json;
 
 use super::trace::Trace;
 use crate::engine;
+use crate::engine::Purpose;
 use crate::engine::progress::{Outcome, Progress};
 use crate::exec::{keep_unfinished, on_interrupt};
 use crate::runs::{Event, EventLog, RunRecord, write_record};
-use output::{eprintln, println};
+use output::{eprintln, fixed, println};
 
 /// The status of a run until [`RunProgress::close`].
 pub(crate) const RUNNING: &str = "running";
@@ -38,8 +40,20 @@ pub(crate) struct RunProgress {
     failed: AtomicUsize,
     /// Nodes of rounds that their loops did not reach.
     unreached: AtomicUsize,
+    at_work: Mutex<BTreeMap<String, AtWork>>,
     record: Mutex<RunRecord>,
 }
+
+/// A node at work.
+struct AtWork {
+    kind: String,
+    begun: Instant,
+    done: u64,
+    total: u64,
+}
+
+/// Most nodes that an interrupt names.
+const MOST_NAMED: usize = 5;
 
 /// How a run is shown.
 pub(crate) struct RunDisplay {
@@ -68,6 +82,7 @@ impl RunProgress {
             again,
             failed,
             unreached,
+            at_work: Mutex::default(),
             record,
         }
     }
@@ -111,6 +126,32 @@ impl RunProgress {
         self.events.add(Event::Failed { node: node.to_owned(), why });
     }
 
+    fn at_work(&self) -> MutexGuard<'_, BTreeMap<String, AtWork>> {
+        self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For each node at work the work that is lost with it, since a node that has not ended begins again.
+    fn lost(&self, record: &RunRecord) -> Vec<String> {
+        let at_work = self.at_work();
+        let line = |(node, work): (&String, &AtWork)| {
+            // Only training counts its steps; other stages count what they are just doing.
+            let is_counted = record.purpose(&work.kind) == Purpose::Training && work.total > 1;
+            let steps = match is_counted {
+                true => format!("{} of {} steps, ", work.done, work.total),
+                false => String::new(),
+            };
+            format!(
+                "{node} begins again: {steps}{} s of work are lost",
+                fixed(work.begun.elapsed().as_secs_f64(), 1)
+            )
+        };
+        let mut lines: Vec<String> = at_work.iter().take(MOST_NAMED).map(line).collect();
+        if at_work.len() > MOST_NAMED {
+            lines.push(format!("and {} more nodes at work begin again", at_work.len() - MOST_NAMED));
+        }
+        lines
+    }
+
     /// Ctrl-C, SIGTERM and SIGHUP end the process at once, unless they are ignored. That is safe at any moment: nothing
     /// counts before its record is published, and supervisors end the processes of `exec` stages.
     pub(crate) fn stop_on_interrupt(self: &Arc<RunProgress>) -> anyhow::Result<()> {
@@ -122,6 +163,8 @@ impl RunProgress {
         on_interrupt(move || {
             let Some(ledger) = newest().clone() else { return };
             ledger.run_finished();
+            // Before their processes end and report it.
+            let lost = ledger.lost(&ledger.record.lock().unwrap_or_else(PoisonError::into_inner));
             let (record, closed) = ledger.close("interrupted", |_| {});
             match closed.and_then(|()| ledger.write_trace()) {
                 Ok(()) => {
@@ -134,6 +177,7 @@ impl RunProgress {
                         record.nodes,
                         ledger.command
                     );
+                    lost.iter().for_each(|line| eprintln!("  {line}"));
                 }
                 Err(error) => eprintln!("interrupted; finished nodes are kept, but: {error:#}"),
             }
@@ -158,6 +202,7 @@ pub(crate) fn summary(record: &RunRecord, folder: &std::path::Path) -> String {
         "failed": record.failed,
         "skipped": record.skipped,
         "seconds": record.seconds,
+        "unchanged": record.unchanged,
         "results": folder,
     })
     .to_string()
@@ -184,11 +229,16 @@ impl Progress for RunProgress {
         if let Some(trace) = &self.trace {
             trace.begin(node, kind);
         }
+        let work = AtWork { kind: kind.to_owned(), begun: Instant::now(), done: 0, total: 0 };
+        self.at_work().insert(node.to_owned(), work);
         self.events.add(Event::Started { node: node.to_owned(), kind: kind.to_owned() });
         self.reporter.node_started(node, kind);
     }
 
     fn node_progress(&self, node: &str, done: u64, total: u64, note: &str) {
+        if let Some(work) = self.at_work().get_mut(node) {
+            (work.done, work.total) = (done, total);
+        }
         self.events.progress(node, done, total, note);
         self.reporter.node_progress(node, done, total, note);
     }
@@ -201,6 +251,7 @@ impl Progress for RunProgress {
             Outcome::Failed => (&self.failed, "failed"),
         };
         counter.fetch_add(1, Ordering::SeqCst);
+        self.at_work().remove(node);
         if let Some(trace) = &self.trace {
             trace.end(node, name);
         }
@@ -212,6 +263,7 @@ impl Progress for RunProgress {
         if let Some(trace) = &self.trace {
             trace.end(node, "set aside");
         }
+        self.at_work().remove(node);
         self.events.add(Event::SetAside { node: node.to_owned() });
         self.reporter.node_set_aside(node);
     }

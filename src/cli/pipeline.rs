@@ -201,10 +201,12 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     warn_missing(&missing, &folder.path);
     let status = if report.failures.is_empty() { "done" } else { "failed" };
     let digest = report.failures.is_empty().then(|| digest_of(nodes.iter()));
+    let unchanged = analysis::unchanged(&metrics);
     let (record, closed) = ledger.close(status, |record| {
         let shown = Shown::new(metrics.clone(), record, &nodes);
         record.main = analysis::main_metric(&shown.rows);
         (record.digest, record.files, record.incomplete) = (digest, files, missing);
+        record.unchanged = unchanged;
     });
     changed_files(&graph, &hash).iter().for_each(|line| ledger.message(line));
     ledger.show_critical_path(&graph);
@@ -350,6 +352,7 @@ fn record(args: &RunArgs, graph: &Graph, store: &Store, Begun { run, began, root
         files: BTreeMap::new(),
         main: None,
         incomplete: Vec::new(),
+        unchanged: Vec::new(),
         nodes: graph.selected().count(),
         status: RUNNING.into(),
         ran: 0,
@@ -451,9 +454,9 @@ fn league(metrics: &[RunMetricRow]) -> String {
     analysis::leagues_text(&analysis::leagues(metrics.iter().map(|row| (0, row))))
 }
 
-/// Reports the phases that a guard halted, and those with steps that had nothing to learn from.
+/// Reports the phases that a guard halted, those that changed no weights, and those with steps that had nothing to learn from.
 fn print_phases(metrics: &[RunMetricRow]) {
-    let lines = [analysis::halted(metrics), analysis::flat(metrics)];
+    let lines = [analysis::halted(metrics), analysis::unchanged(metrics), analysis::flat(metrics)];
     lines.iter().flatten().for_each(|line| eprintln!("{line}"));
 }
 

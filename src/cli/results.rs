@@ -21,7 +21,7 @@ use output::{Destination, Overwrite, eprintln, first_bytes, println};
 
 #[derive(Subcommand)]
 pub(crate) enum ResultsCommand {
-    /// Show the metrics of ablations: the mean over seeds and half of its 95 % interval, by Student's t
+    /// Show the metrics of ablations: the mean over seeds and its 95 % interval, by Student's t
     Table(TableArgs),
     /// Evaluate the ablations of a run on a common panel: every final attacker against every final defender, with the warm-up
     /// and frozen models among them. Generates responses; its nodes are cached like those of any run
@@ -357,5 +357,6 @@ fn of(name: &str) -> anyhow::Result<Metrics> {
         rows.retain(|row| is_wanted(&row.node));
         anyhow::ensure!(!rows.is_empty(), "run `{run}` has no ablation or seed `{wanted}`");
     }
+    analysis::compare::judged_apart(&found, &rows)?.iter().for_each(|line| eprintln!("note: {line}"));
     Ok(Metrics { shown: Shown::new(rows, &found.record, &found.nodes), record: Some(found.record) })
 }

@@ -14,7 +14,7 @@ use super::stopped::stopped;
 use crate::analysis;
 use crate::runs::{Events, Removal, Run, RunRecord};
 use crate::store::{Rooted, RunFolderState, Store};
-use output::{eprintln, one_line, println, several};
+use output::{eprintln, fixed, one_line, println, several};
 
 /// Most ablations and seeds of a run that are named in the list.
 const MOST_VARIANTS: usize = 2;
@@ -56,7 +56,7 @@ pub(crate) fn list(args: &RunsListArgs) -> anyhow::Result<ExitCode> {
             record.status.clone(),
             record.ran.to_string(),
             record.cached.to_string(),
-            format!("{:.1} s", record.seconds),
+            format!("{} s", fixed(record.seconds, 1)),
             record.main.as_ref().map_or(String::new(), analysis::of_main),
             changed.join(" "),
         ]
@@ -132,9 +132,11 @@ pub(crate) fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
     if !record.forced.is_empty() {
         println!("forced    {}", record.forced.join(" "));
     }
+    let (began, seconds) = (&record.began, fixed(record.seconds, 1));
     match record.status.as_str() {
-        "running" | "killed" => println!("began     {}", record.began),
-        _ => println!("began     {}, took {:.1} s", record.began, record.seconds),
+        "running" => println!("began     {began}, {seconds} s so far"),
+        "killed" => println!("began     {began}, last seen at work after {seconds} s"),
+        _ => println!("began     {began}, took {seconds} s"),
     }
     println!("triplay   {}", record.triplay);
     let machine = &record.machine;
@@ -164,6 +166,9 @@ pub(crate) fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
     }
     for missing in &record.incomplete {
         println!("lacks     {missing}");
+    }
+    for line in &record.unchanged {
+        println!("unchanged {line}");
     }
     for (node, why) in &failed {
         let why = why.as_deref().unwrap_or("the run ended before it recorded a reason");

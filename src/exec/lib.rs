@@ -245,7 +245,8 @@ impl Stage for Exec {
         // There, so that it can be read while the command runs, and stays if triplay is killed.
         let log = context.failure_path(LOG)?;
         let written = self.outputs.iter().map(|output| (output.name.as_str(), output.path.as_str()));
-        let unfinished = Unfinished::new(context.partial_outputs(folder.path(), &log, written)?);
+        let unfinished =
+            Unfinished::new(context.partial_outputs(folder.path(), &log, written)?, self.keep.as_ref());
         let timeout = context.take_timeout();
         let job = Job { program, words, variables: &variables, folder: folder.path(), log: &log, timeout };
         let outcome = process::run(&job, |line| context.progress(0, 1, line))?;

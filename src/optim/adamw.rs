@@ -241,6 +241,27 @@ pub fn clip(gradients: &mut [Tensor], limit: f64) -> Result<f64> {
     Ok(norm)
 }
 
+/// The norm of the difference between the weights of two models with the same parameters: 0 only if all weights are the same.
+pub fn distance(a: &Params, b: &Params) -> Result<f64> {
+    let mut total = 0.0;
+    for ((name, a), (other, b)) in a.iter().zip(b.iter()) {
+        if name != other || a.shape() != b.shape() {
+            bail!("the models must have the same parameters, found `{name}` and `{other}`");
+        }
+        total += if on_cpu_f32(a.as_tensor()) && on_cpu_f32(b.as_tensor()) {
+            let (a, b) = (read(a.as_tensor())?, read(b.as_tensor())?);
+            let square = |(a, b): (&f32, &f32)| (f64::from(*a) - f64::from(*b)).powi(2);
+            let parts = a.par_chunks(BLOCK).zip(b.par_chunks(BLOCK));
+            let parts: Vec<f64> = parts.map(|(a, b)| a.iter().zip(b).map(square).sum::<f64>()).collect();
+            parts.iter().sum::<f64>()
+        } else {
+            let difference = (a.as_detached_tensor() - b.as_detached_tensor())?.to_dtype(DType::F32)?;
+            f64::from(difference.sqr()?.sum_all()?.to_scalar::<f32>()?)
+        };
+    }
+    Ok(total.sqrt())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

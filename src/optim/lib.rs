@@ -3,5 +3,5 @@
 mod adamw;
 mod schedule;
 
-pub use adamw::{AdamW, AdamWConfig, clip};
+pub use adamw::{AdamW, AdamWConfig, clip, distance};
 pub use schedule::Schedule;

@@ -1,10 +1,12 @@
 //! Prints the output of commands, and writes the files that users name for it.
 
+mod number;
 mod place;
 mod terminal;
 
 use std::io::{self, ErrorKind, Write};
 
+pub use number::{fixed, visible_fixed};
 pub use place::{
     Destination, NewFolder, Overwrite, begins_with, describe_table, first_bytes, is_csv, is_jsonl,
 };

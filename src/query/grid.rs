@@ -1,6 +1,6 @@
 //! A table for a terminal: columns are padded to their widest cell and shortened until they fit.
 
-use output::one_line;
+use output::{fixed, one_line};
 use serde_json::Value;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -94,7 +94,7 @@ fn short(number: f64) -> String {
     if number != 0.0 && (number.abs() < 1e-3 || number.abs() >= 1e12) {
         return format!("{number:.3e}");
     }
-    format!("{number:.4}").trim_end_matches('0').trim_end_matches('.').to_owned()
+    fixed(number, 4).trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn cut(text: &str, width: usize) -> String {

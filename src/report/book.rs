@@ -318,7 +318,8 @@ pub(crate) fn interval(points: &[&Point], is_share: bool) -> Option<Interval> {
             let hits = (value * count as f64).round() as u64;
             point.over_hazards.or_else(|| wilson(hits, count))
         }
-        _ => whole.interval(),
+        _ if is_share => whole.of_shares().interval,
+        _ => whole.interval,
     };
     let (low, high) = bounds.map(|found| (found.low, found.high)).unzip();
     Some(Interval { value: Some(whole.mean), low, high, ..unknown })
@@ -405,7 +406,7 @@ mod tests {
         assert!((one.low.unwrap() - 0.01787).abs() < 1e-4 && (one.high.unwrap() - 0.40415).abs() < 1e-4);
         assert!(interval(&[&point(0.1)], false).unwrap().low.is_none());
         let several = interval(&[&point(0.1), &point(0.3)], true).unwrap();
-        assert!((several.value.unwrap() - 0.2).abs() < 1e-12 && several.low.unwrap() < 0.0, "Student's");
+        assert!((several.value.unwrap() - 0.2).abs() < 1e-12 && several.low == Some(0.0), "Student's");
         assert_eq!((several.count, several.undetermined), (20, 4));
         let same = interval(&[&point(0.3), &point(0.3)], true).unwrap();
         assert_eq!((same.value, same.low, same.high), (Some(0.3), None, None), "no interval without width");

@@ -1,8 +1,6 @@
 //! A report of runs: all data that the page draws.
 
 use std::borrow::Cow;
-use std::fs;
-use std::time::SystemTime;
 
 use super::book::{MetricIndex, Rates};
 use super::graph::{self, Plan};
@@ -291,7 +289,7 @@ fn run_info(source: &Source, plan: Option<&Plan>) -> RunInfo {
         file: shown(&record.file),
         status: record.status.clone(),
         began: record.began.clone(),
-        seconds: seconds(source),
+        seconds: record.seconds,
         nodes,
         ran: done - cached,
         cached,
@@ -322,24 +320,6 @@ fn run_info(source: &Source, plan: Option<&Plan>) -> RunInfo {
         },
         reproduce: reproduce(source, plan),
     }
-}
-
-/// The duration of a run so far; for a killed run, until its last write.
-fn seconds(source: &Source) -> f64 {
-    let record = source.record();
-    let Ok(began) = record.began.parse::<jiff::Timestamp>() else { return record.seconds };
-    let until = match record.status.as_str() {
-        "running" => SystemTime::now(),
-        "killed" => {
-            match fs::metadata(source.run.folder.join("nodes.jsonl")).and_then(|file| file.modified()) {
-                Ok(written) => written,
-                Err(_) => return record.seconds,
-            }
-        }
-        _ => return record.seconds,
-    };
-    let until = jiff::Timestamp::try_from(until).unwrap_or(began);
-    until.duration_since(began).as_secs_f64().max(0.0)
 }
 
 /// The commands that run it again, after the required preparations.

@@ -2,7 +2,7 @@
 
 use super::book::{Column, MetricIndex, MetricOrigin, MetricSeries, Point, common_phases, interval};
 use super::model::{Headline, HeadlineCell, HeadlineRow, Interval};
-use analysis::estimate;
+use analysis::{Estimate, estimate};
 
 /// Label, subject, metric, unit, and the direction that is better for safety.
 const ROWS: [(&str, &str, &str, &str, Option<&str>); 11] = [
@@ -70,12 +70,13 @@ fn cell(trail: &MetricSeries, is_share: bool) -> Option<HeadlineCell> {
         let gain = |(points, first, last): &(&Vec<Point>, usize, usize)| {
             Some(points[*last].value? - points[*first].value?)
         };
-        estimate(&pairs.iter().filter_map(gain).collect::<Vec<f64>>())
+        let gains = estimate(&pairs.iter().filter_map(gain).collect::<Vec<f64>>());
+        if is_share { gains.map(Estimate::of_changes) } else { gains }
     } else {
         None
     };
     let change = change.map(|gain| {
-        let (low, high) = gain.interval().map(|found| (found.low, found.high)).unzip();
+        let (low, high) = gain.interval.map(|found| (found.low, found.high)).unzip();
         Interval { value: Some(gain.mean), low, high, ..Interval::default() }
     });
     let first: Vec<&Point> = pairs.iter().map(|(points, first, _)| &points[*first]).collect();
@@ -102,10 +103,11 @@ impl Uneven {
     fn note(&self, columns: &[Column]) -> String {
         let each = self.0.iter().map(|(column, phase, with)| {
             let Column { name, seeds, .. } = &columns[*column];
+            let phase = analysis::after(phase);
             let of = if columns.len() > 1 { format!(" of {name}") } else { String::new() };
             match with < seeds {
-                true => format!(" Not all seeds{of} have reached the same phase: the last values are after {phase}, for {with} of {seeds} seeds."),
-                false => format!(" Not all seeds{of} have reached the same phase: the last values are after {phase}, which all of them have."),
+                true => format!(" Not all seeds{of} have reached the same phase: the last values are {phase}, for {with} of {seeds} seeds."),
+                false => format!(" Not all seeds{of} have reached the same phase: the last values are {phase}, which all of them have."),
             }
         });
         each.collect()
@@ -114,7 +116,7 @@ impl Uneven {
 
 /// Explains the intervals.
 fn note(columns: &[Column]) -> String {
-    const STUDENT: &str = "95 % intervals are Student's t over seeds; those of changes are over each seed's own change. If \
+    const STUDENT: &str = "95 % intervals are Student's t over seeds, of shares within 0 and 100 %; those of changes are over each seed's own change. If \
         all seeds have the same value, the interval is unknown.";
     const WILSON: &str = "95 % intervals are Wilson's over hazards, or, if the outcomes of single prompts are unknown, \
         from the number of attempts as if these were independent. They do not include the variation between \

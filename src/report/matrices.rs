@@ -60,7 +60,7 @@ fn confusion(book: &MetricIndex, column: usize, set: &str, name: &str) -> Option
     let is_met = counts.iter().flatten().any(|count| *count > 0);
     is_met.then(|| Matrix {
         section: "confusion".into(),
-        title: format!("Verdicts on {name}, after {phase}{}", of(book, column)),
+        title: format!("Verdicts on {name}, {}{}", analysis::after(phase), of(book, column)),
         rows_label: "truth".into(),
         columns_label: "verdict".into(),
         rows: CLASSES.iter().take(3).map(|class| (*class).to_owned()).collect(),
@@ -153,7 +153,7 @@ fn cross_play(book: &MetricIndex, sources: &[Source]) -> Vec<Matrix> {
 fn of_league(league: &League, of: &str) -> Matrix {
     let mean = |found: &Option<Estimate>, cells: &mut dyn Iterator<Item = (u64, u64)>| -> Interval {
         let (count, undetermined) = cells.fold((0, 0), |sum, cell| (sum.0 + cell.0, sum.1 + cell.1));
-        let (low, high) = found.and_then(|found| found.interval()).map(|own| (own.low, own.high)).unzip();
+        let (low, high) = found.and_then(|found| found.interval).map(|own| (own.low, own.high)).unzip();
         Interval { value: found.map(|found| found.mean), low, high, count, undetermined }
     };
     let (rows, columns) = (0..league.attackers.len(), 0..league.defenders.len());
@@ -210,8 +210,11 @@ pub(crate) fn by_category(book: &MetricIndex) -> Vec<Matrix> {
             }
         }
         for (phase, cells) in tables.iter().filter(|(_, cells)| !cells.rows.is_empty()) {
-            let title =
-                format!("Success of attacks after {phase}, by category and defender{}", of(book, column));
+            let title = format!(
+                "Success of attacks {}, by category and defender{}",
+                analysis::after(phase),
+                of(book, column)
+            );
             found.push(cells.matrix("coverage", title, ["category", "defender"]));
         }
     }

@@ -141,6 +141,8 @@ pub struct Events {
     pub failed: BTreeMap<String, Option<String>>,
     /// The newest lines, for people.
     pub lines: Vec<String>,
+    /// When the newest event was written (RFC 3339).
+    pub newest: Option<String>,
 }
 
 impl Events {
@@ -178,6 +180,7 @@ impl Events {
 
     fn take(&mut self, Line { at, event }: Line) {
         let time = at.get(11..19).unwrap_or_default().to_owned();
+        self.newest = Some(at);
         let mut line = |text: String| self.lines.push(format!("{time}  {text}"));
         match event {
             Event::Started { node, kind } => {

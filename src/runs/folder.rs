@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::cache::cache_of;
+use super::events::Events;
 use super::machine::Machine;
 use super::variant::variant;
 use engine::{KindFacts, NodeOutput, NodeReport, Part, Purpose};
@@ -99,6 +100,9 @@ pub struct RunRecord {
     /// same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub incomplete: Vec<String>,
+    /// The phases of training that ended with the weights that they began with, a line for each with the cause.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unchanged: Vec<String>,
     /// The number of nodes that its targets need; once the run has ended, without those that loops did not reach.
     pub nodes: usize,
     /// `running`, `done`, `failed` or `interrupted`; a run that ended without a status is read as `killed`.
@@ -114,7 +118,7 @@ pub struct RunRecord {
     pub failed: usize,
     /// Nodes that were not executed because one that feeds them failed.
     pub skipped: usize,
-    /// The run's duration so far.
+    /// The run's duration: so far, if it is under way; until its last event, if it was killed.
     pub seconds: f64,
 }
 
@@ -153,6 +157,12 @@ impl RunRecord {
             let typed = typed.and_then(|typed| typed.get(name));
             (name.as_str(), typed.map_or_else(|| value.to_string().into(), |typed| typed.into()))
         })
+    }
+
+    /// Seconds from when it began to a time.
+    fn seconds_until(&self, until: jiff::Timestamp) -> f64 {
+        let began = self.began.parse::<jiff::Timestamp>();
+        began.map_or(self.seconds, |began| until.duration_since(began).as_secs_f64().max(0.0))
     }
 
     /// The run's cache, if it still exists: opening a missing one would create it.
@@ -487,6 +497,9 @@ impl Run {
             // It may have ended after it was read.
             record = Run::written_record(folder)?;
         } else {
+            if record.status == "running" {
+                record.seconds = record.seconds_until(jiff::Timestamp::now());
+            }
             return Ok(record);
         }
         if record.status == "running" {
@@ -496,6 +509,8 @@ impl Run {
             record.cached = nodes.iter().filter(|node| node.cached).count();
             record.ran = nodes.len() - record.cached;
             record.skipped = record.nodes.saturating_sub(nodes.len());
+            let newest = Events::of(folder).newest.and_then(|newest| newest.parse().ok());
+            record.seconds = newest.map_or(record.seconds, |newest| record.seconds_until(newest));
         }
         Ok(record)
     }

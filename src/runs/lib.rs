@@ -23,4 +23,4 @@ pub use machine::Machine;
 pub use removal::Removal;
 pub use tables::{AXES, LAYOUT, ParamRow, TABLES, Table, Tables, layout};
 pub use texts::{Texts, redacted, shown};
-pub use variant::{repeated, rounds, stage, told_by, variant};
+pub use variant::{after, repeated, rounds, stage, told_by, variant};

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use super::folder::{NODES, Run, place_in, read_in, recorded_at};
 use super::lineage::Lineage;
 use super::variant::{stage, variant};
-use super::widen::{CONVERSATION, NOTES, Place, TOKENS, TURN, TURNS, widened};
+use super::widen::{AFTER, CONVERSATION, NOTES, Place, TOKENS, TURN, TURNS, widened};
 use data::{
     self, AttackRow, Column, ComparisonRow, ComponentRow, LabelRow, MeaningRow, MetricRow, NoteRow,
     OutcomeRow, PreferenceRow, ResponseRow, RewardRow, TableWriter, VerdictRow,
@@ -52,7 +52,8 @@ impl Table {
         let mut own = Vec::new();
         (self.fields)(&mut own);
         let has = |name: &str| own.iter().any(|field| field.name() == name);
-        let (has_tokens, has_turns, has_notes) = (has(TOKENS), has(TURNS), has(NOTES));
+        let (has_tokens, has_turns, has_notes, has_phase) =
+            (has(TOKENS), has(TURNS), has(NOTES), has("phase"));
         // Token ids serve training only; tables hold text.
         own.retain(|field| !matches!(field.data_type(), DataType::List(_)) || field.name() == "votes");
         fields.extend(own.into_iter().map(|field| field.with_nullable(true)));
@@ -60,6 +61,7 @@ impl Table {
             (has_turns || has_notes || self.of.1.is_some(), &EPISODE[..1]),
             (has_turns, &EPISODE[1..]),
             (has_tokens, &MEASURED[..]),
+            (has_phase, &PLACED[..]),
         ];
         for (name, data_type, about) in told.into_iter().filter(|(has, _)| *has).flat_map(|(_, told)| told) {
             fields.push(described(name, data_type.clone(), about));
@@ -109,6 +111,13 @@ const MEASURED: [(&str, DataType, &str); 2] = [
     ("tokens", DataType::UInt32, "Tokens of the completion."),
     ("logprob", DataType::Float64, "Sum of their log-probabilities, in nats."),
 ];
+
+/// The column that places a row in the order of the run.
+const PLACED: [(&str, DataType, &str); 1] = [(
+    AFTER,
+    DataType::Utf8,
+    "The phase before it, as tables and curves name it: `warm-up`, `1 red`, or `1.3` for a training step.",
+)];
 
 /// The columns that place a row in its episode.
 const EPISODE: [(&str, DataType, &str); 2] = [

@@ -52,6 +52,22 @@ pub fn stage(node: &str) -> (&str, Option<&str>) {
     (path.rsplit_once('/').map_or(path, |(_, stage)| stage), label)
 }
 
+/// The place of a measurement in the order of a run, as tables and curves name it: the phase before it, such as `warm-up` or
+/// `1 red`, or `1.3` for a training step. Files of other programs do not say in which round they were written; the node's name does.
+pub fn after(node: &str, phase: &str, (iteration, step): (u32, u32)) -> String {
+    match (iteration, step) {
+        (0, _) => match rounds(node)[..] {
+            [] => phase.to_owned(),
+            ref rounds => {
+                let rounds: Vec<String> = rounds.iter().map(u32::to_string).collect();
+                format!("{} {phase}", rounds.join("."))
+            }
+        },
+        (iteration, 0) => format!("{iteration} {phase}"),
+        (iteration, step) => format!("{iteration}.{step}"),
+    }
+}
+
 /// The rounds of the loops around a node, from the outside: 1 and 3 of `play[1]/red[03]/update`.
 pub fn rounds(node: &str) -> Vec<u32> {
     let scope = node.rsplit_once('/').map_or("", |(scope, _)| scope);

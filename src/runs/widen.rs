@@ -10,6 +10,7 @@ use arrow_array::{
 use arrow_schema::{Schema, SchemaRef};
 use serde_json::Value;
 
+use super::variant::after;
 use data::cell;
 
 /// Columns of datasets that tables replace.
@@ -21,6 +22,7 @@ pub(crate) const NOTES: &str = "notes";
 /// Columns of tables that no dataset has.
 pub(crate) const TURN: &str = "turn";
 pub(crate) const CONVERSATION: &str = "conversation";
+pub(crate) const AFTER: &str = "after";
 
 /// The origin of rows: the values of the columns that all tables begin with.
 pub(crate) struct Place {
@@ -65,6 +67,7 @@ pub(crate) fn widened(
         let column: Option<ArrayRef> = match field.name().as_str() {
             "tokens" => batch.column_by_name(TOKENS).map(lengths),
             "logprob" => batch.column_by_name(LOGPROBS).map(sums),
+            AFTER => Some(places(batch, &place.texts[4])),
             TURN => Some(Arc::new(UInt32Array::from(episode.turn.clone()))),
             CONVERSATION => Some(Arc::new(StringArray::from(episode.conversation.clone()))),
             name => batch.column_by_name(name).cloned(),
@@ -74,6 +77,21 @@ pub(crate) fn widened(
         columns.push(column.unwrap_or_else(|| new_null_array(field.data_type(), rows)));
     }
     Ok(RecordBatch::try_new(schema.clone(), columns)?)
+}
+
+/// For each row its place in the order of the run.
+fn places(batch: &RecordBatch, node: &str) -> ArrayRef {
+    let numbers = |name: &str| {
+        batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<UInt32Type>().cloned())
+    };
+    let phases = batch.column_by_name("phase").and_then(|column| column.as_string_opt::<i32>());
+    let (iterations, steps) = (numbers("iteration"), numbers("step"));
+    let number = |column: &Option<UInt32Array>, row| column.as_ref().map_or(0, |column| column.value(row));
+    let place = |row| {
+        let phase = phases.map_or("", |phases| phases.value(row));
+        after(node, phase, (number(&iterations, row), number(&steps, row)))
+    };
+    Arc::new(StringArray::from_iter_values((0..batch.num_rows()).map(place)))
 }
 
 /// For each row: its turn of an episode, the earlier turns as text, and the dataset that it was made from.

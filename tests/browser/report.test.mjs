@@ -172,10 +172,36 @@ describe("curves", () => {
 
   test("are named where they end, and described in words", async () => {
     const { page } = await open(browser, address);
-    assert.deepEqual(await page.$$eval(".chart-svg:first-of-type", ([chart]) => [...chart.querySelectorAll(".name title")].map((name) => name.textContent).sort()), ["full", "no_diversity"]);
+    assert.deepEqual(await page.$$eval(".chart-svg:first-of-type", ([chart]) => [...chart.querySelectorAll(".name")].map((name) => name.textContent).sort()), ["full", "no_diversity"]);
     assert.match(await page.$eval(".chart-svg", (chart) => chart.getAttribute("aria-label")), /^attacks that succeed, by after phase: full goes from 46\.2/);
     await page.close();
   });
+
+  for (const width of [1280, 390]) {
+    test(`of many ablations have a legend that is whole at ${width}`, async () => {
+      const many = makeReport();
+      const columns = ["full", "no_diversity", "no_meaning", "two_defenders", "frozen_evaluator", "binary_reward", "no_kl", "short"];
+      const [panel] = many.panels;
+      const curve = (name, index) => ({ name, points: panel.series[0].points.map(([place, value]) => [place, { ...value, value: value.value - index / 50 }]) });
+      many.headline.columns = columns;
+      many.headline.seeds = columns.map(() => 2);
+      many.headline.rows = many.headline.rows.map((row) => ({ ...row, cells: columns.map((_, index) => row.cells[index % 2]) }));
+      many.panels = [
+        { ...panel, series: columns.map(curve) },
+        { ...panel, title: "two of each", series: columns.flatMap((name, index) => [curve(`${name}: benchmark success`, index), curve(`${name}: over-refusal`, index + 9)]) },
+      ];
+      const { page, wrong } = await open(browser, written(`many-${width}.html`, { report: many, samples }), { width });
+      assert.equal(await page.$$eval(".chart-svg .name", (names) => names.length), 0, "labels at the ends would not fit");
+      assert.deepEqual(await page.$$eval(".readout-table tbody th", (names) => names.map((name) => name.textContent)), columns);
+      const styles = await page.$$eval(".readout .swatch", (swatches) => swatches.map((swatch) => swatch.getAttribute("class")));
+      assert.equal(styles.length, 24);
+      assert.equal(new Set(styles.slice(0, 8)).size, 8, "each curve has a look of its own");
+      const beyond = await page.$$eval(".panel *", (all) => all.filter((element) => element.getBoundingClientRect().right > element.closest(".panel").getBoundingClientRect().right + 1).length);
+      assert.equal(beyond, 0, "nothing is cut off");
+      assert.deepEqual(wrong, []);
+      await page.close();
+    });
+  }
 
   test("can be those of one role", async () => {
     const { page } = await open(browser, address);
@@ -213,6 +239,16 @@ describe("samples", () => {
     await filterBy(page, "verdict", "positive");
     const option = await page.$eval("select[data-facet=verdict]", (select) => [...select.options].find((option) => option.value === "=negative").text);
     assert.equal(option, `negative (${rowsWhere((row) => textOf(samples.verdict[row]) === "negative").toLocaleString("en")})`);
+    await page.close();
+  });
+
+  test("open where rewards are, with all rows", async () => {
+    // The evaluation before training has none.
+    const later = { ...samples, reward: samples.reward.map((value, row) => (row < 100 ? null : value)) };
+    const { page } = await open(browser, written("later.html", { report, samples: later }));
+    const first = later.reward.findIndex((value) => value !== null);
+    assert.equal(await countShown(page), samples.reward.length);
+    assert.equal(await page.$eval(GRID, (grid) => Math.round(grid.scrollTop / 34)), first);
     await page.close();
   });
 

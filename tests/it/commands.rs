@@ -148,7 +148,7 @@ stages:
     let first = name("latest");
     run(&space, &["--set", "strength=007"]);
     let compared = space.triplay(&["runs", "compare", first.as_str().unwrap(), "latest"]).out;
-    assert!(compared.contains("parameters\n  version: 3.10 → 3.1\n"), "{compared}");
+    assert!(compared.contains("parameters  version: 3.10 → 3.1\n"), "{compared}");
     space.triplay(&["pipeline", "check", "brew.yaml", "--set", "note=2023023902_2"]).fails(
         2,
         "--set note=2023023902_2: `note` must be text, found a whole number\n  help: quotes make it text: '\"2023023902_2\"'\n",
@@ -162,7 +162,7 @@ fn ablations_run_side_by_side_and_are_compared() {
     assert_eq!((&both["ran"], &both["cached"]), (&7.into(), &1.into()), "`fixed` is shared");
     let shown = space.triplay(&["data", "show", "latest@moss:word"]);
     assert_eq!(shown.out, "moonmoss\n");
-    let compared = space.triplay(&["runs", "compare", "latest@full", "latest@moss"]);
+    let compared = space.triplay(&["runs", "compare", "latest@full", "latest@moss", "--all"]);
     assert_eq!(compared.code, Some(0), "{}", compared.err);
     for line in [
         "  word: \"glowvenom\" → \"moonmoss\"",

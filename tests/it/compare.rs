@@ -70,18 +70,49 @@ fn metrics_are_tested_prompt_by_prompt_and_flipped_prompts_are_shown() {
         assert!(flip["prompt_id"].is_string() && flip["a"]["response"].is_string(), "{flip}");
     }
 
-    let shown = space.triplay(&["runs", "compare", &first, &second, &third, "--flips", "2"]);
+    let shown = space.triplay(&["runs", "compare", &first, &second, &third, "--all", "--flips", "2"]);
     fits(&shown);
     for expected in [
         "metrics after mini; ",
         "  benchmark_success ",
         " McN ",
-        "by Holm over all tests shown, ",
+        "p decides: below 0.05 ",
         "\nrates: ",
         "C - A",
     ] {
         assert!(shown.out.contains(expected), "{expected}\n{}", shown.out);
     }
+
+    // Without options, what matters; the rest when it is asked for.
+    let short = space.triplay(&["runs", "compare", &first, &second]);
+    fits(&short);
+    for expected in [
+        &format!("A  {first}  small  done\n"),
+        "\nparameters  diversity: ",
+        "\nmetrics after mini; ",
+        "  benchmark_success ",
+        "p decides: below 0.05 the metric differs.",
+        "\nmore: --metric NAME ",
+    ] {
+        assert!(short.out.contains(expected), "{expected}\n{}", short.out);
+    }
+    for unexpected in ["distinct_1", "\nrates: ", "prompts that flipped:"] {
+        assert!(!short.out.contains(unexpected), "{unexpected}\n{}", short.out);
+    }
+    let with_flips = space.triplay(&["runs", "compare", &first, &second, "--flips", "1"]);
+    assert_eq!(
+        with_flips.out.contains("\nprompts that flipped: "),
+        compared["flips"] != Value::Array(vec![])
+    );
+    for name in ["benchmark_success", "defender.benchmark_success"] {
+        let one = space.triplay(&["runs", "compare", &first, &second, "--metric", name]);
+        fits(&one);
+        assert!(one.out.contains("  benchmark_success ") && one.out.contains("\nrates: "), "{}", one.out);
+        assert!(!one.out.contains("accuracy_fresh"), "{}", one.out);
+    }
+    space
+        .triplay(&["runs", "compare", &first, &second, "--metric", "benchmark_sucess"])
+        .fails(2, "no metric `benchmark_sucess` is compared here; did you mean `benchmark_success`?");
 
     // A run compared with itself has no difference.
     let same = space.triplay(&["runs", "compare", &first, &first, "--json"]).json();
@@ -159,9 +190,9 @@ fn seeds_are_compared_as_the_table_does_and_each_has_its_line() {
     {
         says_what_the_table_says(&space, metric(&compared, name), &seeded, short);
     }
-    let shown = space.triplay(&["runs", "compare", &full, &flat]);
+    let shown = space.triplay(&["runs", "compare", &full, &flat, "--all"]);
     fits(&shown);
-    for expected in ["    seed 5 ", "    seed 6 ", " t ", "paired t over seeds.", "over all tests shown, "] {
+    for expected in ["    seed 5 ", "    seed 6 ", " t ", "paired t over seeds.", "p decides: "] {
         assert!(shown.out.contains(expected), "{expected}\n{}", shown.out);
     }
     // One seed of an ablation against the same seed of another, and a whole run, which is no single ablation.
@@ -190,15 +221,18 @@ fn says_what_the_table_says(space: &Space, compared: &Value, run: &str, metric: 
         let estimate = &lines.iter().find(of).unwrap_or_else(|| panic!("{table:#}"))["estimates"][0];
         let mean = estimate["mean"].as_f64().unwrap();
         assert!(near(&compared[value], mean), "{value} of {compared:#} {estimate}");
-        match estimate["half"].as_f64() {
-            Some(half) => {
-                let ends = &compared[interval];
+        let ends = |estimate: &Value| [estimate["low"].as_f64(), estimate["high"].as_f64()];
+        match (ends(&estimate["interval"]), ends(&compared[interval])) {
+            ([Some(low), Some(high)], [Some(a), Some(b)]) => {
                 assert!(
-                    near(&ends["low"], mean - half) && near(&ends["high"], mean + half),
-                    "{ends} {estimate}"
+                    (low - a).abs() < 1e-12 && (high - b).abs() < 1e-12,
+                    "{interval}: {compared:#} {estimate}"
                 );
+                let least = if aspect == "difference" { -1.0 } else { 0.0 };
+                assert!(low <= mean && mean <= high, "{estimate}");
+                assert!(metric != "attack_success" || (low >= least && high <= 1.0), "{estimate}");
             }
-            None => assert!(compared[interval].is_null(), "{interval} of {compared:#}"),
+            (table, compared) => assert_eq!(table, compared, "{interval}"),
         }
     }
 }

@@ -122,7 +122,7 @@ fn what_ablations_came_to_meets_on_a_panel_that_all_of_them_share() {
     assert_eq!((text.code, text.out), (Some(0), said + &table.out), "{}{}", text.err, table.err);
     let table = table.out;
     assert!(table.contains("\npanel: attack success, percent\nattacker \\ defender  "), "{table}");
-    assert!(table.contains("± half of its 95 % interval over 2 seeds\n"), "{table}");
+    assert!(table.contains("in brackets its 95 % interval over 2 seeds\n"), "{table}");
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
     let one = ["results", "table", run, "--league", "--ablation", "short", "--markdown"];
     let one = space.triplay(&one).out;

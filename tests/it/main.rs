@@ -16,6 +16,7 @@ mod graph;
 mod guards;
 mod guides;
 mod huggingface;
+mod idle;
 mod import;
 mod injection;
 mod judge;

@@ -53,6 +53,16 @@ fn rows_of_all_runs_are_asked_together_and_agree_with_what_datasets_hold() {
     let shown = space.triplay(&["data", "show", "latest:play[2]/red[2]/attacks", "--json", "--rows", "1000"]);
     assert_eq!(shown.out.lines().count() as u64, counts[":play[2]/red[2]/attacks"]);
 
+    // The words of the first column of other tables.
+    let places = |sql: &str| -> Vec<String> {
+        space.asked(sql).iter().map(|row| row["after"].as_str().unwrap().to_owned()).collect()
+    };
+    let of_steps = places(
+        "SELECT after FROM metrics WHERE metric = 'reward' AND subject = 'attacker' AND variant = '' GROUP BY after ORDER BY after",
+    );
+    assert_eq!(of_steps, ["1.1", "1.2", "2.1", "2.2"]);
+    assert_eq!(places("SELECT after FROM outcomes GROUP BY after"), ["mini"]);
+
     // Joined with the rows from which each row was made.
     let sql = "SELECT count(*) AS n, sum(CASE WHEN a.text = r.attack THEN 1 ELSE 0 END) AS same FROM responses r \
                JOIN attacks a ON a.run = r.run AND a.dataset = r.source AND a.attack_id = r.attack_id \

@@ -63,7 +63,11 @@ fn seeds_and_ablations_stand_together_in_a_table_and_a_picture() {
     let cross: Vec<&str> = seen.out.lines().filter(|line| line.starts_with("round ")).collect();
     assert_eq!(cross.len(), 6, "three attackers for each ablation: {}", seen.out);
 
-    // Metrics of a judge have the same names as those of the oracle.
+    // Metrics of a judge have the same names as those of the oracle, and a change between the two is no change of a model.
+    let table = space.triplay(&["results", "table", "latest"]);
+    let note = "note: after and measured have different judges of ";
+    assert_eq!(table.err.matches(note).count(), 1, "{}", table.err);
+    assert!(table.err.contains(" (kind evaluate → measure): "), "{}", table.err);
     let by_oracle = metrics(&space, "latest@full-s5:after");
     let by_judge = metrics(&space, "latest@full-s5:measured");
     for name in ["attack_success", "rejective", "over_refusal", "judged_success"] {

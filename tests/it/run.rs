@@ -157,6 +157,45 @@ fn an_interrupt_stops_at_once_and_says_how_to_go_on() {
 }
 
 #[test]
+fn a_run_under_way_and_one_that_was_stopped_say_how_long_they_worked_and_what_is_lost() {
+    let space = Space::new();
+    space.write("long.yaml", &include_str!("small.yaml").replace("    steps: 60\n", "    steps: 1000000\n"));
+    for signal in ["-INT", "-KILL"] {
+        let child = space.command(&["pipeline", "run", "long.yaml"]).spawn().unwrap();
+        let at_work = || {
+            let runs = fs::read_dir(space.path("results/small")).into_iter().flatten().flatten();
+            let events = runs.filter_map(|run| fs::read_to_string(run.path().join("events.jsonl")).ok());
+            let lines: Vec<String> = events.collect();
+            lines.iter().filter(|text| text.contains("\"progress\",\"node\":\"warmup\"")).count()
+        };
+        let before = at_work();
+        while at_work() == before {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let shown = space.triplay(&["runs", "show", "latest"]).out;
+        assert!(shown.contains(" s so far\n") && !shown.contains(", 0.0 s so far"), "{shown}");
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        let seen = Seen::from(child.wait_with_output().unwrap());
+        let shown = space.triplay(&["runs", "show", "latest"]).out;
+        match signal {
+            "-INT" => {
+                let lost = seen.err.lines().find(|line| line.starts_with("  warmup begins again: "));
+                let lost = lost.unwrap_or_else(|| panic!("{}", seen.err));
+                assert!(
+                    lost.contains(" of 1000000 steps, ") && lost.ends_with(" s of work are lost"),
+                    "{lost}"
+                );
+                assert!(shown.contains(", took "), "{shown}");
+            }
+            _ => assert!(shown.contains(", last seen at work after "), "{shown}"),
+        }
+        let listed = space.triplay(&["runs", "list", "--json"]).out;
+        let newest: serde_json::Value = serde_json::from_str(listed.lines().next().unwrap()).unwrap();
+        assert!(newest["seconds"].as_f64().unwrap() > 0.0, "{newest}");
+    }
+}
+
+#[test]
 fn shipped_pipelines_are_valid() {
     let space = Space::new();
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines");

@@ -194,6 +194,8 @@ fn comparisons_leave_out_what_could_not_be_judged_and_say_so() {
     let (rate, _) = compare(&one, &all);
     assert_eq!((&rate["b"], &rate["difference"], &rate["p"]), (&Value::Null, &Value::Null, &Value::Null));
     let seen = space.triplay(&["runs", "compare", &one, &good, "--force"]);
+    assert!(seen.out.contains("undetermined attempts, left out: "), "{}", seen.out);
+    let seen = space.triplay(&["runs", "compare", &one, &good, "--force", "--all"]);
     let undetermined: Vec<&str> = seen.out.lines().filter(|line| line.contains("undet")).collect();
     assert!(undetermined.iter().any(|line| line.ends_with("prompts  attempts  undet.")), "{}", seen.out);
 }

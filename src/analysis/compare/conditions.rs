@@ -2,8 +2,11 @@
 //! decoding, the labels that verdicts are compared with, and the code. They are read from the manifests of the nodes' keys, which
 //! name the content of every input. The datasets of an evaluation such as `measure` are followed to the nodes that made them.
 
-use engine::{Change, NodeReport, Part, What, differences};
-use runs::Lineage;
+use std::collections::{BTreeSet, HashMap};
+
+use data::RunMetricRow;
+use engine::{Change, NodeReport, Part, Purpose, What, differences};
+use runs::{Lineage, Run, variant};
 
 /// The differences of two evaluations apart from their subjects.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +22,45 @@ pub(crate) fn conditions(a: At, b: At) -> Conditions {
     let mut found = Conditions::default();
     follow(a, b, &mut found);
     found
+}
+
+/// Evaluations of one variant that report the same metrics by different judges, such as the oracle of a world and a model: a line
+/// for each, of the first such metric. The change between them is not one of the models alone.
+pub fn judged_apart(run: &Run, rows: &[RunMetricRow]) -> anyhow::Result<Vec<String>> {
+    let store = run.record.store()?;
+    let lineage = Lineage::new(run, store.as_ref());
+    let mut nodes: Vec<&NodeReport> = run.nodes.iter().collect();
+    nodes.retain(|node| run.record.purpose(&node.kind) == Purpose::Evaluation);
+    nodes.sort_by_key(|node| node.index);
+    let mut measures: HashMap<&str, BTreeSet<(&str, &str)>> = HashMap::new();
+    for row in rows {
+        measures.entry(&row.node).or_default().insert((&row.metric.subject, &row.metric.metric));
+    }
+    let own_variant = |node: &NodeReport| node.node.strip_suffix(variant(&node.node).2).map(str::to_owned);
+    let mut lines: Vec<String> = Vec::new();
+    for (place, after) in nodes.iter().enumerate() {
+        let before = nodes[..place].iter().rfind(|before| own_variant(before) == own_variant(after));
+        let Some(before) = before else { continue };
+        let of = |node: &NodeReport| measures.get(node.node.as_str());
+        let Some((in_before, in_after)) = of(before).zip(of(after)) else { continue };
+        let Some((subject, metric)) = in_after.intersection(in_before).next() else { continue };
+        let why = match before.kind == after.kind {
+            false => Some(format!("kind {} → {}", before.kind, after.kind)),
+            true => {
+                let differing = conditions((&lineage, before), (&lineage, after)).differing;
+                differing.iter().find_map(|line| line.strip_prefix("judge: ").map(str::to_owned))
+            }
+        };
+        let (before, after) = (variant(&before.node).2, variant(&after.node).2);
+        let line = why.map(|why| {
+            format!(
+                "{before} and {after} have different judges of {subject}.{metric} ({why}): a change between them is of the judge, too"
+            )
+        });
+        // Once for all ablations and seeds.
+        lines.extend(line.filter(|line| !lines.contains(line)));
+    }
+    Ok(lines)
 }
 
 /// A node, with the lineage of its run.

@@ -251,7 +251,7 @@ fn of_seeds<'p>(found: &mut Compared, pairs: &[Pair<'p>]) {
     let of =
         |value: fn(&SeedValues) -> Option<f64>| found.seeds.iter().filter_map(value).collect::<Vec<f64>>();
     let (a, b) = (of(|seed| seed.a), of(|seed| seed.b));
-    (found.a_interval, found.b_interval) = (over(&a), over(&b));
+    (found.a_interval, found.b_interval) = (over(&a, found.share), over(&b, found.share));
     let differences: Vec<f64> = a.iter().zip(&b).map(|(a, b)| b - a).collect();
     if let Some(drawn) = over_seeds(&differences) {
         set_test(found, drawn, Test::of_seeds(drawn.by));
@@ -295,7 +295,7 @@ fn apart(found: &mut Compared, a: &[Part], b: &[Part]) {
     let (in_a, in_b) = (told(a), told(b));
     (found.a, found.b) = (mean(in_a.iter().copied()), mean(in_b.iter().copied()));
     found.difference = found.a.zip(found.b).map(|(a, b)| b - a);
-    (found.a_interval, found.b_interval) = (over(&in_a), over(&in_b));
+    (found.a_interval, found.b_interval) = (over(&in_a, found.share), over(&in_b, found.share));
     if let Some(drawn) = independent_seeds(&in_a, &in_b) {
         set_test(found, drawn, Test::of_seeds(drawn.by));
     }
@@ -418,8 +418,10 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     estimate(&values.collect::<Vec<f64>>()).map(|found| found.mean)
 }
 
-fn over(values: &[f64]) -> Option<Interval> {
-    estimate(values)?.interval()
+/// The interval of a mean over seeds.
+fn over(values: &[f64], share: bool) -> Option<Interval> {
+    let found = estimate(values)?;
+    if share { found.of_shares().interval } else { found.interval }
 }
 
 /// Sets the means of both sides over their common seeds.
@@ -443,7 +445,10 @@ fn exact(found: &mut Compared, prompts: &[Cluster]) {
 
 fn set_test(found: &mut Compared, drawn: Tested, test: Test) {
     (found.p, found.test) = (Some(drawn.p), Some(test));
-    (found.interval, found.detectable) = (drawn.interval, drawn.detectable);
+    // A difference between shares is between −1 and 1.
+    let is_of_shares = found.share && found.difference.is_some_and(|difference| difference.abs() <= 1.0);
+    let within = |interval: Interval| if is_of_shares { interval.within(-1.0, 1.0) } else { interval };
+    (found.interval, found.detectable) = (drawn.interval.map(within), drawn.detectable);
 }
 
 #[cfg(test)]
@@ -554,8 +559,8 @@ mod tests {
         let differences = seeds.map(|(a, b)| b - a);
         let by_hand = estimate(&differences).unwrap();
         assert_eq!((found.test, found.seeds.len()), (Some(Test::StudentT), 5));
-        assert_eq!((found.difference, found.interval), (Some(by_hand.mean), by_hand.interval()));
-        assert_eq!(found.a_interval, estimate(&seeds.map(|(a, _)| a)).unwrap().interval());
+        assert_eq!((found.difference, found.interval), (Some(by_hand.mean), by_hand.interval));
+        assert_eq!(found.a_interval, estimate(&seeds.map(|(a, _)| a)).unwrap().of_shares().interval);
         assert_eq!((found.prompts, found.a_attempts, found.b_attempts), (2, 20, 5), "the same two prompts");
         assert_eq!(found.unknown, 0, "what a side could not determine is not left out of the other");
         let apart = |seeds: usize| {
@@ -611,7 +616,7 @@ mod tests {
             (of(Aspect::Last, "flat"), found.b, found.b_interval),
             (of(Aspect::Difference, "flat"), found.difference, found.interval),
         ] {
-            assert_eq!((Some(in_table.mean), in_table.interval()), (value, interval));
+            assert_eq!((Some(in_table.mean), in_table.interval), (value, interval));
         }
     }
 

@@ -4,6 +4,7 @@
 
 mod columns;
 mod conditions;
+mod effect;
 mod evidence;
 mod flips;
 mod measured;
@@ -17,6 +18,7 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 
 use self::conditions::conditions;
+use self::effect::without_effect;
 use self::measured::{Part, Parts};
 use self::outcomes::{Outcomes, Prompts};
 use self::side::{Evaluation, RESULT, Variant};
@@ -24,6 +26,7 @@ use super::series::Measure;
 use super::table::is_share;
 use runs::Lineage;
 
+pub use conditions::judged_apart;
 pub use evidence::SeedValues;
 pub use flips::{Answer, Flip};
 pub use measured::{Compared, Names, Test};
@@ -63,6 +66,9 @@ pub struct Comparison {
     pub seeds: Vec<u64>,
     /// Differences of judge, prompts or decoding that `--force` ignored.
     pub forced: Vec<String>,
+    /// A line for everything that did nothing: nodes with the same outputs in spite of other inputs, rewards that moved no
+    /// advantage, and phases of training that changed no weights.
+    pub without_effect: Vec<String>,
     /// Notes for the reader: what was left out or could not be checked.
     pub notes: Vec<String>,
     /// In the order in which they are shown.
@@ -89,7 +95,7 @@ pub fn compare(first: &Side, others: &[Side], wanted: &CompareOptions) -> anyhow
 
 /// Compares two sides, without adjusting p-values.
 fn pair_of(a: &Side, b: &Side, wanted: &CompareOptions) -> anyhow::Result<Comparison> {
-    let mut result = Comparison::default();
+    let mut result = Comparison { without_effect: without_effect(a, b)?, ..Comparison::default() };
     if let Some(several) = a.several.as_ref().or(b.several.as_ref()) {
         anyhow::ensure!(wanted.at.is_none(), "{several}");
         result.notes.push(several.clone());

@@ -9,6 +9,7 @@ use super::columns::Columns;
 use crate::halted::PHASE as HALTED;
 use crate::headings::COLUMNS;
 use crate::series::{Measure, phase};
+use crate::unchanged::unchanged;
 use data::{self, MetricRow, Position, RunMetricRow};
 use engine::{NodeReport, Purpose, nearest};
 use game::UNDETERMINED;
@@ -50,6 +51,10 @@ pub struct Side {
     pub variants: Vec<Variant>,
     /// The Parquet file with the outcome of each attempt.
     pub outcomes: PathBuf,
+    /// The Parquet file with all rewards.
+    pub rewards: PathBuf,
+    /// The phases of training that changed no weights, a line for each.
+    pub unchanged: Vec<String>,
     /// Whether datasets were gone from the cache when the tables were made.
     pub incomplete: bool,
 }
@@ -138,8 +143,10 @@ impl Side {
         });
         let tables = Tables::of(&run.folder)?;
         let finished = run.record.status == "done";
-        let (outcomes, incomplete) = (tables.path("outcomes"), tables.missing > 0);
-        let mut side = Side { title, part, run, finished, several, variants, outcomes, incomplete };
+        let (outcomes, rewards) = (tables.path("outcomes"), tables.path("rewards"));
+        let (incomplete, unchanged) = (tables.missing > 0, Vec::new());
+        let mut side =
+            Side { title, part, run, finished, several, variants, outcomes, rewards, unchanged, incomplete };
         side.read_metrics(&tables)?;
         Ok(side)
     }
@@ -154,6 +161,7 @@ impl Side {
                 .with_context(|| format!("metrics of run {}", self.run.record.run))?,
             None => Vec::new(),
         };
+        self.unchanged = self.unchanged_phases(&gathered);
         let rows = joined(gathered, metrics(&tables.path("metrics"), &self.run.record)?);
         let reports: BTreeMap<&str, &NodeReport> =
             self.run.nodes.iter().map(|node| (node.node.as_str(), node)).collect();
@@ -191,6 +199,19 @@ impl Side {
         }
         own.put_into(&mut self.variants);
         Ok(())
+    }
+
+    /// The phases of this side that changed no weights, named without its variant if it has a single one.
+    fn unchanged_phases(&self, rows: &[RunMetricRow]) -> Vec<String> {
+        let is_single = self.variants.len() == 1;
+        let own = |row: &RunMetricRow| {
+            let (.., node) = variant(&row.node);
+            let name = row.node.strip_suffix(node).unwrap_or_default().trim_end_matches('/');
+            let is_own = self.variants.iter().any(|variant| variant.name == name);
+            let node = if is_single { node } else { &row.node };
+            is_own.then(|| RunMetricRow { node: node.to_owned(), metric: row.metric.clone() })
+        };
+        unchanged(&rows.iter().filter_map(own).collect::<Vec<_>>())
     }
 
     /// The phases evaluated in any variant, in the order of the variant with the most.

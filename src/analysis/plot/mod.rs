@@ -45,8 +45,12 @@ struct Axes {
 impl<'a> Picture<'a> {
     /// Lays out a measure's curves, one for each ablation, on common axes.
     pub fn new(measure: &'a Measure, series: &'a [Series], denominator: Option<Denominator>) -> Picture<'a> {
-        let phases: Vec<Vec<(String, Estimate)>> = series.iter().map(Series::phases).collect();
-        let axes = axes(&phases, is_share(&measure.metric));
+        let share = is_share(&measure.metric);
+        let of_phase =
+            |(phase, found): (String, Estimate)| (phase, if share { found.of_shares() } else { found });
+        let phases: Vec<Vec<(String, Estimate)>> =
+            series.iter().map(|series| series.phases().into_iter().map(of_phase).collect()).collect();
+        let axes = axes(&phases, share);
         let place = |phase: &str| axes.phases.iter().position(|known| known == phase).unwrap_or_default();
         let curves = (series.iter().zip(&phases).enumerate())
             .map(|(number, (series, phases))| Curve {
@@ -121,14 +125,12 @@ fn axes(curves: &[Vec<(String, Estimate)>], share: bool) -> Axes {
     }
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
     for (_, estimate) in curves.iter().flatten() {
-        let half = estimate.half.unwrap_or(0.0);
-        (low, high) = (low.min(estimate.mean - half), high.max(estimate.mean + half));
+        let (least, most) =
+            estimate.interval.map_or((estimate.mean, estimate.mean), |found| (found.low, found.high));
+        (low, high) = (low.min(least), high.max(most));
     }
     // A metric that has a share's name but not its range is drawn as it is.
     let share = share && curves.iter().flatten().all(|(_, estimate)| (0.0..=1.0).contains(&estimate.mean));
-    if share {
-        (low, high) = (low.max(0.0), high.min(1.0));
-    }
     if !low.is_finite() || !high.is_finite() || high - low < 1e-9 {
         let middle = if low.is_finite() { low } else { 0.0 };
         (low, high) = (middle - 0.05, middle + 0.05);

@@ -6,6 +6,7 @@
 use std::fmt::Write;
 
 use super::{Axes, Curve, Picture};
+use crate::statistics::Interval;
 
 /// Size of the picture and margins around the curves, in pixels.
 const WIDTH: f64 = 820.0;
@@ -150,14 +151,11 @@ fn frame(svg: &mut String, picture: &Picture) {
 
 /// The interval, if there are several seeds.
 fn band(svg: &mut String, axes: &Axes, curve: &Curve) {
-    let edge = |sign: f64| {
-        curve
-            .points
-            .iter()
-            .filter_map(move |(place, estimate)| Some((*place, estimate.mean + sign * estimate.half?)))
+    let edge = |end: fn(Interval) -> f64| {
+        curve.points.iter().filter_map(move |(place, estimate)| Some((*place, end(estimate.interval?))))
     };
     let around: Vec<(usize, f64)> =
-        edge(1.0).chain(edge(-1.0).collect::<Vec<_>>().into_iter().rev()).collect();
+        edge(|interval| interval.high).chain(edge(|interval| interval.low).rev()).collect();
     if around.len() > 3 {
         let _ = writeln!(
             svg,

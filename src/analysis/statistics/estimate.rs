@@ -16,15 +16,28 @@ pub struct Estimate {
     pub mean: f64,
     /// With n − 1 in the denominator; none for a single value.
     pub deviation: Option<f64>,
-    /// Half the width of the 95 % interval by Student's t: t₀.₉₇₅ with n − 1 degrees of freedom times the deviation over √n. None
-    /// for a single value, and if all values are equal: they do not show how much others vary.
-    pub half: Option<f64>,
+    /// The 95 % interval around the mean by Student's t: t₀.₉₇₅ with n − 1 degrees of freedom times the deviation over √n to either
+    /// side. None for a single value, and if all values are equal: they do not show how much others vary.
+    pub interval: Option<Interval>,
 }
 
 impl Estimate {
-    /// The 95 % interval around the mean; `None` if it is unknown.
-    pub fn interval(&self) -> Option<Interval> {
-        self.half.map(|half| Interval { low: self.mean - half, high: self.mean + half })
+    /// Of values that are shares: no share is below 0 or above 1, so the interval ends there. A metric that has a share's name but
+    /// not its range keeps its interval.
+    pub fn of_shares(self) -> Estimate {
+        self.clipped(0.0)
+    }
+
+    /// Of differences between shares, which are between −1 and 1.
+    pub fn of_changes(self) -> Estimate {
+        self.clipped(-1.0)
+    }
+
+    fn clipped(mut self, least: f64) -> Estimate {
+        if (least..=1.0).contains(&self.mean) {
+            self.interval = self.interval.map(|interval| interval.within(least, 1.0));
+        }
+        self
     }
 }
 
@@ -37,10 +50,11 @@ pub fn estimate(values: &[f64]) -> Option<Estimate> {
         (squares / (count - 1) as f64).sqrt()
     });
     let root = (count as f64).sqrt();
-    let half = deviation
-        .filter(|deviation| is_variation(deviation / root, values))
-        .map(|deviation| t_quantile(0.975, (count - 1) as f64) * deviation / root);
-    (count > 0).then_some(Estimate { count, mean, deviation, half })
+    let interval = deviation.filter(|deviation| is_variation(deviation / root, values)).map(|deviation| {
+        let half = t_quantile(0.975, (count - 1) as f64) * deviation / root;
+        Interval { low: mean - half, high: mean + half }
+    });
+    (count > 0).then_some(Estimate { count, mean, deviation, interval })
 }
 
 /// Whether a standard error exceeds the rounding errors of equal values.
@@ -81,7 +95,7 @@ impl Student {
 /// two, and if all are equal.
 pub fn paired_t(differences: &[f64]) -> Option<Student> {
     let found = estimate(differences)?;
-    let (interval, count) = (found.interval()?, found.count as f64);
+    let (interval, count) = (found.interval?, found.count as f64);
     let error = found.deviation? / count.sqrt();
     Some(Student { interval, ..Student::new(found.mean, error, count - 1.0) })
 }
@@ -95,7 +109,7 @@ pub fn welch_t(a: &[f64], b: &[f64]) -> Option<Student> {
     }
     let variance = |found: &Estimate| Some(found.deviation?.powi(2) / found.count as f64);
     let (of_a, of_b) = (variance(&in_a)?, variance(&in_b)?);
-    in_a.half.or(in_b.half)?;
+    in_a.interval.or(in_b.interval)?;
     let parts = of_a.powi(2) / (in_a.count - 1) as f64 + of_b.powi(2) / (in_b.count - 1) as f64;
     Some(Student::new(in_b.mean - in_a.mean, (of_a + of_b).sqrt(), (of_a + of_b).powi(2) / parts))
 }
@@ -148,12 +162,13 @@ mod tests {
         assert_eq!(found.count, 3);
         assert!((found.mean - 7.0 / 3.0).abs() < 1e-12);
         assert!((found.deviation.unwrap() - 1.527_525).abs() < 1e-6);
-        assert!((found.half.unwrap() - 3.794_583).abs() < 1e-6);
+        let Interval { low, high } = found.interval.unwrap();
+        assert!(((high - low) / 2.0 - 3.794_583).abs() < 1e-6);
     }
 
     #[test]
     fn one_value_has_no_interval_and_none_no_mean() {
-        let one = Estimate { count: 1, mean: 3.0, deviation: None, half: None };
+        let one = Estimate { count: 1, mean: 3.0, deviation: None, interval: None };
         assert_eq!(estimate(&[3.0]), Some(one));
         assert_eq!(estimate(&[]), None);
         assert_eq!((paired_t(&[3.0]), over_seeds(&[3.0])), (None, None));
@@ -161,9 +176,21 @@ mod tests {
     }
 
     #[test]
+    fn an_interval_of_shares_has_no_share_that_cannot_be() {
+        let ends = |found: Estimate| found.interval.map(|interval| (interval.low, interval.high));
+        let shares = estimate(&[0.75, 0.79]).unwrap();
+        assert!(ends(shares).unwrap().1 > 1.02);
+        let (low, high) = ends(shares.of_shares()).unwrap();
+        assert!((low - 0.5159).abs() < 1e-3 && high == 1.0, "{low} to {high}");
+        assert_eq!(ends(estimate(&[-0.5, 0.5]).unwrap().of_changes()), Some((-1.0, 1.0)));
+        let percent = estimate(&[75.0, 79.0]).unwrap();
+        assert_eq!(percent.of_shares(), percent, "a metric in percent is no share");
+    }
+
+    #[test]
     fn values_that_are_all_the_same_say_nothing_of_their_error() {
         let same = estimate(&[0.3, 0.3, 0.3]).unwrap();
-        assert_eq!((same.half, same.interval()), (None, None));
+        assert_eq!(same.interval, None);
         assert_eq!((paired_t(&[0.25, 0.25, 0.25]), paired_t(&[0.0, 0.0])), (None, None));
         assert_eq!(paired_t(&[0.7 - 0.6, 0.8 - 0.7]), None, "rounding");
         let sign = |p| Some(Tested { interval: None, p, detectable: None, by: TestMethod::Sign });

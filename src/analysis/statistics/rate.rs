@@ -39,7 +39,7 @@ pub fn rate_interval(hazards: &[Side]) -> Option<Interval> {
     }
     let over = estimate(&side_values(hazards)).filter(|over| over.count > 1)?;
     if !hazards.iter().all(is_share) {
-        return over.interval();
+        return over.interval;
     }
     let mut total = Side::default();
     hazards.iter().for_each(|side| total.add(side, 1.0));

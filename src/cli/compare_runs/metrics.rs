@@ -1,11 +1,13 @@
-//! Prints a comparison's metrics for people: aligned, within 80 columns.
+//! Prints all of a comparison's metrics for people: aligned, within 80 columns.
 
 use std::fmt::Write;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use crate::analysis::after;
 use crate::analysis::compare::{Answer, Compared, Comparison, Flip, Test};
 use crate::analysis::statistics::Interval;
+use output::visible_fixed;
 
 /// Columns of a terminal.
 pub(crate) const WIDTH: usize = 80;
@@ -15,14 +17,16 @@ pub(crate) fn text(comparison: &Comparison, letter: &str) -> String {
     if !comparison.metrics.is_empty() {
         differences(&mut text, comparison, letter);
         rates(&mut text, comparison, letter);
-        flips(&mut text, comparison, letter);
+        text += &flips(comparison, letter);
     }
     let mut notes: Vec<String> =
         comparison.forced.iter().map(|line| format!("not comparable, but forced: {line}")).collect();
     notes.extend(comparison.notes.iter().cloned());
-    if !notes.is_empty() {
-        text += "\nnotes\n";
-        notes.iter().for_each(|note| wrapped(&mut text, note, "  - ", "    "));
+    for (title, lines) in [("did nothing", &comparison.without_effect), ("notes", &notes)] {
+        if !lines.is_empty() {
+            let _ = writeln!(text, "\n{title}");
+            lines.iter().for_each(|line| wrapped(&mut text, line, "  - ", "    "));
+        }
     }
     text
 }
@@ -30,7 +34,7 @@ pub(crate) fn text(comparison: &Comparison, letter: &str) -> String {
 const NAME_MOST: usize = 24;
 
 /// Rows below headings. The first column is left-aligned; a name that is too long has a line of its own.
-fn table(text: &mut String, rows: &[Vec<String>]) {
+pub(super) fn table(text: &mut String, rows: &[Vec<String>]) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
         |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
@@ -55,12 +59,25 @@ fn table(text: &mut String, rows: &[Vec<String>]) {
     }
 }
 
+/// The compared phases.
+pub(super) fn phases(comparison: &Comparison) -> String {
+    match comparison.after_a == comparison.after_b {
+        true => after(&comparison.after_a),
+        false => format!("{} and {}", after(&comparison.after_a), after(&comparison.after_b)),
+    }
+}
+
+/// An interval in words.
+pub(super) fn range(interval: Option<Interval>, shown: &dyn Fn(f64) -> String) -> String {
+    match interval {
+        Some(interval) => format!("{} to {}", shown(interval.low), shown(interval.high)),
+        None => UNKNOWN.to_owned(),
+    }
+}
+
 fn differences(text: &mut String, comparison: &Comparison, letter: &str) {
-    let after = match comparison.after_a == comparison.after_b {
-        true => comparison.after_a.clone(),
-        false => format!("{} and {}", comparison.after_a, comparison.after_b),
-    };
-    let _ = writeln!(text, "\nmetrics after {after}; shares in percent, their differences in points");
+    let phases = phases(comparison);
+    let _ = writeln!(text, "\nmetrics {phases}; shares in percent, their differences in points");
     let heading = ["", "A", letter, &format!("{letter} - A"), "95 % interval", "p", "test", "detects"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     let mut subject = "";
@@ -73,9 +90,8 @@ fn differences(text: &mut String, comparison: &Comparison, letter: &str) {
         let shown =
             |value: Option<f64>| value.map_or("-".to_owned(), |value| number(value, found.share, digits));
         let interval = match (found.interval, found.test) {
-            (Some(interval), _) => format!("{} to {}", shown(Some(interval.low)), shown(Some(interval.high))),
-            (None, Some(_)) => UNKNOWN.to_owned(),
             (None, None) => String::new(),
+            (interval, _) => range(interval, &|value| shown(Some(value))),
         };
         rows.push(vec![
             format!("  {}", found.measure.name),
@@ -116,7 +132,7 @@ fn legend(text: &mut String, comparison: &Comparison) {
         return;
     }
     let mut words = format!(
-        "p: two-sided, adjusted by Holm over all tests shown, {}; intervals are not adjusted. detects: the smallest difference that the test finds with 80 % power.",
+        "p decides: below 0.05 the metric differs. It is two-sided and adjusted by Holm's method over all {} tests of this comparison; intervals and `detects` are not adjusted. detects: the smallest difference that the test finds with 80 % power.",
         comparison.tests
     );
     let mirrors: Vec<String> = (comparison.metrics.iter())
@@ -165,10 +181,6 @@ fn rates(text: &mut String, comparison: &Comparison, letter: &str) {
             rows.push(vec![subject.to_owned()]);
         }
         let shown = |value: f64| number(value, found.share, digits(found));
-        let range = |interval: Option<Interval>| match interval {
-            Some(interval) => format!("{} to {}", shown(interval.low), shown(interval.high)),
-            None => UNKNOWN.to_owned(),
-        };
         let both = |a: usize, b: usize| if a == b { a.to_string() } else { format!("{a}, {b}") };
         let prompts = match (found.prompts, found.hazards) {
             (0, _) => String::new(),
@@ -178,9 +190,9 @@ fn rates(text: &mut String, comparison: &Comparison, letter: &str) {
         let mut row = vec![
             format!("  {}", found.measure.name),
             shown(a),
-            range(found.a_interval),
+            range(found.a_interval, &shown),
             shown(b),
-            range(found.b_interval),
+            range(found.b_interval, &shown),
             prompts,
             both(found.a_attempts, found.b_attempts),
             both(found.a_undetermined, found.b_undetermined),
@@ -202,9 +214,11 @@ fn rates(text: &mut String, comparison: &Comparison, letter: &str) {
     }
 }
 
-fn flips(text: &mut String, comparison: &Comparison, letter: &str) {
+/// The numbers of prompts that flipped, and some of them.
+pub(super) fn flips(comparison: &Comparison, letter: &str) -> String {
+    let mut text = String::new();
     if comparison.flipped.is_empty() {
-        return;
+        return text;
     }
     let _ = writeln!(text, "\nprompts that flipped: more in {letter}, less in {letter}");
     let mut rows: Vec<Vec<String>> = Vec::new();
@@ -215,14 +229,15 @@ fn flips(text: &mut String, comparison: &Comparison, letter: &str) {
             flipped.lost.to_string(),
         ]);
     }
-    table(text, &rows);
+    table(&mut text, &rows);
     for flip in &comparison.flips {
-        one_flip(text, flip, letter);
+        one_flip(&mut text, flip, letter);
     }
     let all: usize = comparison.flipped.iter().map(|flipped| flipped.gained + flipped.lost).sum();
     if all > comparison.flips.len() {
         let _ = writeln!(text, "…and {} more (--flips N shows N, --json all)", all - comparison.flips.len());
     }
+    text
 }
 
 fn one_flip(text: &mut String, flip: &Flip, letter: &str) {
@@ -264,7 +279,7 @@ fn cut(text: &mut String, line: &str) {
     *text += "…\n";
 }
 
-fn wrapped(text: &mut String, words: &str, first: &str, indent: &str) {
+pub(super) fn wrapped(text: &mut String, words: &str, first: &str, indent: &str) {
     let mut line = first.to_owned();
     let mut is_empty = true;
     for word in words.split_whitespace() {
@@ -282,7 +297,7 @@ fn wrapped(text: &mut String, words: &str, first: &str, indent: &str) {
 }
 
 /// Digits after the point that a metric's numbers need: two significant digits of its error, or else of the difference.
-fn digits(found: &Compared) -> usize {
+pub(super) fn digits(found: &Compared) -> usize {
     let scale = if found.share { 100.0 } else { 1.0 };
     let largest =
         [found.a, found.b].into_iter().flatten().fold(0.0, |most: f64, value| most.max(value.abs()));
@@ -300,16 +315,11 @@ fn digits(found: &Compared) -> usize {
     }
 }
 
-fn number(value: f64, share: bool, digits: usize) -> String {
-    let shown = format!("{:.digits$}", if share { 100.0 * value } else { value });
-    // Zero has no sign after rounding.
-    match shown.starts_with('-') && shown.chars().all(|c| matches!(c, '-' | '0' | '.')) {
-        true => shown[1..].to_owned(),
-        false => shown,
-    }
+pub(super) fn number(value: f64, share: bool, digits: usize) -> String {
+    visible_fixed(if share { 100.0 * value } else { value }, digits)
 }
 
-fn p_value(p: f64) -> String {
+pub(super) fn p_value(p: f64) -> String {
     match p {
         0.0995.. => format!("{p:.2}"),
         0.00995.. => format!("{p:.3}"),
@@ -328,7 +338,7 @@ mod tests {
     fn small_numbers_keep_digits_that_count() {
         let shown = [0.5, 0.049, 0.0123, 0.00123, 3.2e-9, 0.0, 1.0].map(p_value);
         assert_eq!(shown, ["0.50", "0.049", "0.012", "0.0012", "3e-9", "<1e-300", "1.00"]);
-        assert_eq!(number(-0.0001, true, 1), "0.0");
+        assert_eq!(number(-0.0001, true, 1), "-0.01");
         assert_eq!(number(-0.0123, true, 1), "-1.2");
     }
 

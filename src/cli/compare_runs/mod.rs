@@ -1,8 +1,9 @@
 //! `triplay runs compare`: compares each run with the first. [`nodes`] finds the first nodes that differ,
-//! [`crate::analysis::compare`] compares the metrics; this file prints both.
+//! [`crate::analysis::compare`] compares the metrics; [`summary`] prints what matters of them and [`metrics`] everything.
 
 mod metrics;
 mod nodes;
+mod summary;
 
 use std::process::ExitCode;
 
@@ -10,31 +11,88 @@ use serde_json::{Map, Value, json};
 
 use self::nodes::Nodes;
 use super::args::RunsCompareArgs;
-use crate::analysis::compare::{CompareOptions, Comparison, Side, compare};
+use crate::analysis::compare::{CompareOptions, Compared, Comparison, Side, compare};
+use crate::engine::nearest;
 use output::println;
+
+/// Prompts that flipped, if their number is not given.
+const FLIPS: usize = 10;
 
 pub(crate) fn command(args: &RunsCompareArgs) -> anyhow::Result<ExitCode> {
     args.cache.name()?;
     let sides = args.runs.iter().map(|run| Side::find(run)).collect::<anyhow::Result<Vec<Side>>>()?;
     let Some((first, others)) = sides.split_first() else { return Ok(ExitCode::from(2)) };
-    let flips = if args.json { None } else { Some(args.flips) };
+    let is_short = !args.all && args.metric.is_none();
+    let most = args.flips.unwrap_or(if is_short { 0 } else { FLIPS });
+    // Those of one metric are chosen among all.
+    let flips = if args.json || args.metric.is_some() { None } else { Some(most) };
     let wanted = CompareOptions { at: args.at.as_deref(), force: args.force, flips };
     // Compares everything before it prints anything: if one comparison is refused, none is printed.
     let nodes = others.iter().map(|other| Nodes::new(&first.part, &other.part));
-    let compared: Vec<(Nodes, Comparison)> = nodes.zip(compare(first, others, &wanted)?).collect();
+    let mut compared: Vec<(Nodes, Comparison)> = nodes.zip(compare(first, others, &wanted)?).collect();
     if args.json {
         println!("{}", object(&compared)?);
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(metric) = &args.metric {
+        check_metric(metric, &compared)?;
+        compared.iter_mut().for_each(|(_, comparison)| keep_only(comparison, metric, most));
     }
     for (index, (nodes, comparison)) in compared.iter().enumerate() {
         let letter = letter(index + 1);
         if index > 0 {
             println!("\n{}\n", "-".repeat(metrics::WIDTH));
         }
-        nodes.print(&letter);
+        nodes.print_runs(&letter);
+        if is_short {
+            nodes.print_short(&letter);
+            output::print(&summary::text(comparison, &letter))?;
+            if most > 0 {
+                output::print(&metrics::flips(comparison, &letter))?;
+            }
+            continue;
+        }
+        if args.all {
+            nodes.print(&letter);
+        }
         output::print(&metrics::text(comparison, &letter))?;
     }
+    if is_short && compared.iter().any(|(_, comparison)| !comparison.metrics.is_empty()) {
+        println!("\n{}", summary::MORE);
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a metric has this name, with its subject or without.
+fn is_named(found: &Compared, name: &str) -> bool {
+    let names = &found.measure;
+    let rest = name.strip_prefix(&*names.subject).and_then(|rest| rest.strip_prefix(['.', ' ']));
+    names.name == name || rest == Some(&*names.name)
+}
+
+/// An error if no comparison has a metric of this name.
+fn check_metric(name: &str, compared: &[(Nodes, Comparison)]) -> anyhow::Result<()> {
+    let all = || compared.iter().flat_map(|(_, comparison)| &comparison.metrics);
+    if all().any(|found| is_named(found, name)) {
+        return Ok(());
+    }
+    let mut known: Vec<&str> = all().map(|found| found.measure.name.as_str()).collect();
+    known.sort_unstable();
+    known.dedup();
+    match nearest(name, &known) {
+        Some(near) => anyhow::bail!("no metric `{name}` is compared here; did you mean `{near}`?"),
+        None if known.is_empty() => anyhow::bail!("no metric `{name}` is compared here: there is none"),
+        None => anyhow::bail!("no metric `{name}` is compared here; there are {}", known.join(", ")),
+    }
+}
+
+/// Keeps the metrics of this name, and at most so many of the prompts that flipped in them. p-values stay adjusted over all.
+fn keep_only(comparison: &mut Comparison, name: &str, flips: usize) {
+    comparison.metrics.retain(|found| is_named(found, name));
+    let kept: Vec<String> = comparison.metrics.iter().map(|found| found.metric.clone()).collect();
+    comparison.flipped.retain(|flipped| kept.contains(&flipped.metric));
+    comparison.flips.retain(|flip| kept.contains(&flip.metric));
+    comparison.flips.truncate(flips);
 }
 
 /// The label of the run at a place: A is the first.

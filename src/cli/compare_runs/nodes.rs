@@ -8,6 +8,9 @@ use crate::engine::{Change, NodeReport, differences};
 use crate::runs::{self, Run, RunRecord};
 use output::println;
 
+/// Most changed parameters that the short form names.
+const MOST_CHANGES: usize = 4;
+
 /// Most nondeterministic nodes that are listed.
 const LISTED: usize = 10;
 
@@ -65,24 +68,59 @@ impl<'r> Nodes<'r> {
         fields.as_object().cloned().unwrap_or_default()
     }
 
-    /// Prints the comparison for people. `letter` is the label of the second run.
-    pub(crate) fn print(&self, letter: &str) {
+    /// Prints which runs are compared. `letter` is the label of the second.
+    pub(crate) fn print_runs(&self, letter: &str) {
         let (a, b) = (self.a, self.b);
         println!("A  {}  {}  {}", a.title(), a.record.pipeline, a.record.status);
         println!("{letter}  {}  {}  {}", b.title(), b.record.pipeline, b.record.status);
         for run in [a, b].iter().filter(|run| run.record.status != "done") {
             println!("   {} is not finished: only the nodes that both have are compared", run.title());
         }
+    }
+
+    /// Prints in a few lines where the runs differ.
+    pub(crate) fn print_short(&self, letter: &str) {
+        for (title, lines) in [("parameters", &self.params), ("code", &self.kinds)] {
+            if !lines.is_empty() {
+                let more = lines.len().saturating_sub(MOST_CHANGES);
+                let more = if more > 0 { format!("; and {more} more (--all)") } else { String::new() };
+                let shown: Vec<&str> = lines.iter().take(MOST_CHANGES).map(String::as_str).collect();
+                println!("{title:12}{}{more}", shown.join("; "));
+            }
+        }
+        println!("{:12}{}", "nodes", self.counts(letter));
+        if let Some((name, changes)) = &self.first {
+            let change = changes.first().map_or(String::new(), |change| format!(": {change}"));
+            let more =
+                if changes.len() > 1 { format!("; and {} more", changes.len() - 1) } else { String::new() };
+            println!("{:12}{name}{change}{more}", "first at");
+        }
+        if !self.nondeterministic.is_empty() {
+            println!(
+                "{:12}{} nodes with the same key have other outputs",
+                "not the same",
+                self.nondeterministic.len()
+            );
+        }
+    }
+
+    fn counts(&self, letter: &str) -> String {
+        let (same, different) = (self.same, self.different.len());
+        let (only_a, only_b) = (self.only_a.len(), self.only_b.len());
+        let all =
+            format!("{same} the same, {different} different, {only_a} only in A, {only_b} only in {letter}");
+        match different + only_a + only_b {
+            0 if !self.params.is_empty() => format!("{all}: no node depends on these parameters"),
+            _ => all,
+        }
+    }
+
+    /// Prints the whole comparison for people.
+    pub(crate) fn print(&self, letter: &str) {
         section("parameters", &self.params);
         section("code", &self.kinds);
         println!("\nnodes");
-        println!(
-            "  {} the same, {} different, {} only in A, {} only in {letter}",
-            self.same,
-            self.different.len(),
-            self.only_a.len(),
-            self.only_b.len()
-        );
+        println!("  {}", self.counts(letter));
         if let Some((name, changes)) = &self.first {
             println!("  first difference at {name}");
             changes.iter().for_each(|change| println!("    {change}"));

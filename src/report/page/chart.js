@@ -1,8 +1,11 @@
-// Charts as SVG: each curve is labelled at its end, with its interval as a band. A crosshair follows pointer and keyboard, with
-// its values above the chart.
+// Charts as SVG, with the interval of each curve as a band. A few curves are labelled at their ends; where there are more, the
+// values above the chart are their legend. A crosshair follows pointer and keyboard, and the values with it.
 
 const CHART_HEIGHT = 210;
 const CURVE_COLOURS = 7;
+const CURVE_DASHES = 4;
+/** With more curves, labels at their ends would lie far from these. */
+const MOST_LABELS = 6;
 /** Approximate width of a letter of a label, in pixels. */
 const LETTER = 6.3;
 const NAME_LETTER = 7.9;
@@ -50,8 +53,9 @@ function drawPanels(panels, columns) {
 function drawPanel(given, columns) {
   // NaN and infinity (from a step without a value) arrive as null: the curve continues at the next value.
   const panel = { ...given, series: given.series.map((curve) => ({ ...curve, points: curve.points.filter(([, { value }]) => Number.isFinite(value)) })) };
-  const colours = curveColours(panel.series.map((curve) => curve.name), columns);
-  const readout = el("p", { class: "readout", "aria-live": "polite" });
+  const styles = curveStyles(panel.series.map((curve) => curve.name), columns);
+  const readout = el("div", { class: "readout", "aria-live": "polite" });
+  const drawTable = styles.some((style) => style.metric) ? valuesByColumn : null;
   const host = el("div", { class: "chart" });
   const last = Math.max(0, ...panel.series.flatMap((curve) => curve.points.map(([place]) => place)));
   let place = last;
@@ -61,20 +65,13 @@ function drawPanel(given, columns) {
   /** @param {number} to @param {boolean} pointed whether the reader points there, rather than the default place */
   const read = (to, pointed) => {
     place = Math.min(last, Math.max(0, to));
-    readout.replaceChildren(el("span", { class: "readout-place" }, panel.ticks[place] ?? String(place)), ...panel.series.flatMap((curve, index) => {
-      const point = curve.points.find(([at]) => at === place);
-      return point ? [el("span", { class: `readout-value curve-${colours[index]}` },
-        el("span", { class: "dot", "aria-hidden": "true" }), curve.name && panel.series.length > 1 ? `${curve.name} ` : "",
-        el("strong", {}, formatValue(point[1].value, panel.unit)),
-        formatRange(point[1], panel.unit) && el("span", { class: "fine" }, ` ${formatRange(point[1], panel.unit)}`),
-        el("span", { class: "fine" }, ` ${formatDenominator(point[1].count, point[1].undetermined)}`))] : [];
-    }));
+    readout.replaceChildren(...(drawTable ?? drawValues)(panel, styles, place));
     moveCrosshair(pointed ? place : null);
   };
 
   chartDrawers.set(host, (width) => {
     if (width < 80) return;
-    const chart = drawChart(panel, colours, width);
+    const chart = drawChart(panel, styles, width);
     moveCrosshair = chart.moveCrosshair;
     setAttributes(chart.root, {
       tabindex: 0,
@@ -104,34 +101,91 @@ function drawPanel(given, columns) {
 }
 
 /**
- * A colour for each curve: names of the headline have fixed ones, others take free ones.
+ * How a curve is drawn. `column` and `metric` are the parts of a name such as `full: over-refusal`.
+ * @typedef {{class: string, column: string, metric: string}} CurveStyle
+ */
+
+/**
+ * The columns of the headline have the same colours in all charts, and several metrics of them different dashes. Other curves take
+ * free colours; where these do not suffice, dashes tell them apart.
  * @param {string[]} names
  * @param {string[]} columns
+ * @returns {CurveStyle[]}
  */
-function curveColours(names, columns) {
-  const colours = names.map((name) => (columns.includes(name) ? columns.indexOf(name) % CURVE_COLOURS : -1));
-  const taken = new Set(colours);
-  return colours.map((colour, index) => {
-    if (colour >= 0) return colour;
-    for (let next = 0; next < CURVE_COLOURS; next += 1) {
-      if (taken.has(next)) continue;
-      taken.add(next);
-      return next;
+function curveStyles(names, columns) {
+  const parts = names.map((name) => {
+    const column = columns.find((column) => name === column || name.startsWith(`${column}: `));
+    return { column: column ?? "", metric: column === undefined || name === column ? "" : name.slice(column.length + 2) };
+  });
+  const metrics = [...new Set(parts.map(({ metric }) => metric))];
+  const taken = new Set(parts.map(({ column }) => (column ? columns.indexOf(column) : -1)));
+  let free = 0;
+  return parts.map(({ column, metric }) => {
+    let colour = columns.indexOf(column);
+    if (!column) {
+      while (taken.has(free) && free < CURVE_COLOURS) free += 1;
+      colour = free;
+      free += 1;
     }
-    return index % CURVE_COLOURS;
+    const dash = Math.floor(colour / CURVE_COLOURS) + Math.max(0, metrics.indexOf(metric));
+    return { class: `curve-${colour % CURVE_COLOURS} dash-${dash % CURVE_DASHES}`, column, metric };
   });
 }
 
+/** A piece of a curve, for legends. @param {string} style */
+const swatch = (style) => svg("svg", { class: `swatch ${style}`, viewBox: "0 0 22 8", width: 22, height: 8, "aria-hidden": "true" }, svg("line", { class: "line", x1: 1, x2: 21, y1: 4, y2: 4 }));
+
+/**
+ * The values at a place, one after the other; of many curves without their observations.
+ * @param {Panel} panel @param {CurveStyle[]} styles @param {number} place
+ * @returns {Node[]}
+ */
+function drawValues(panel, styles, place) {
+  const many = panel.series.length > MOST_LABELS;
+  return [placeOf(panel, place), ...panel.series.flatMap((curve, index) => {
+    const point = curve.points.find(([at]) => at === place);
+    return point ? [el("span", { class: "readout-value", title: formatInterval(point[1], panel.unit) },
+      swatch(styles[index].class), curve.name && panel.series.length > 1 ? `${curve.name} ` : "",
+      el("strong", {}, formatValue(point[1].value, panel.unit)),
+      formatRange(point[1], panel.unit) && el("span", { class: "fine" }, ` ${formatRange(point[1], panel.unit)}`),
+      !many && el("span", { class: "fine" }, ` ${formatDenominator(point[1].count, point[1].undetermined)}`))] : [];
+  })];
+}
+
+/**
+ * The values at a place of several metrics of each column, as a table.
+ * @param {Panel} panel @param {CurveStyle[]} styles @param {number} place
+ * @returns {Node[]}
+ */
+function valuesByColumn(panel, styles, place) {
+  const distinct = (/** @type {"column" | "metric"} */ part) => [...new Set(styles.map((style) => style[part]))];
+  const metrics = distinct("metric");
+  const few = panel.series.length <= MOST_LABELS;
+  const indexOf = (/** @type {string} */ column, /** @type {string} */ metric) => styles.findIndex((style) => style.column === column && style.metric === metric);
+  const cell = (/** @type {number} */ index) => {
+    const point = panel.series[index]?.points.find(([at]) => at === place);
+    if (!point) return el("td", { class: "numeric" });
+    const range = few && formatRange(point[1], panel.unit);
+    return el("td", { class: "numeric", title: formatInterval(point[1], panel.unit) },
+      swatch(styles[index].class), el("strong", {}, formatValue(point[1].value, panel.unit)), range && el("span", { class: "fine" }, range));
+  };
+  return [el("table", { class: "readout-table" },
+    el("thead", {}, el("tr", {}, el("td", {}, placeOf(panel, place)), metrics.map((metric) => el("th", { scope: "col", class: "numeric" }, metric)))),
+    el("tbody", {}, distinct("column").map((column) => el("tr", {}, el("th", { scope: "row" }, variantName(column)), metrics.map((metric) => cell(indexOf(column, metric)))))))];
+}
+
+/** @param {Panel} panel @param {number} place */
+const placeOf = (panel, place) => el("span", { class: "readout-place" }, panel.ticks[place] ?? String(place));
+
 /**
  * @param {Panel} panel
- * @param {number[]} colours
+ * @param {CurveStyle[]} styles
  * @param {number} width
  * @returns {{root: SVGElement, placeAt: (clientX: number) => number, moveCrosshair: (place: number | null) => void}}
  */
-function drawChart(panel, colours, width) {
-  const named = panel.series.length > 1 || panel.series.some((curve) => curve.name);
-  const longest = Math.max(0, ...panel.series.map((curve) => curve.name.length));
-  const letters = Math.min(longest, Math.floor((width * 0.36) / NAME_LETTER));
+function drawChart(panel, styles, width) {
+  const letters = Math.max(0, ...panel.series.map((curve) => curve.name.length));
+  const named = letters > 0 && panel.series.length <= MOST_LABELS && letters <= Math.floor((width * 0.36) / NAME_LETTER);
   const right = named ? Math.max(24, letters * NAME_LETTER + 16) : 24;
   const scale = valueTicks(panel);
   const left = 12 + Math.max(...scale.ticks.map((tick) => tickLabel(tick, scale.step, panel.unit).length)) * LETTER;
@@ -154,11 +208,11 @@ function drawChart(panel, colours, width) {
       svg("text", { class: "tick", x: x(place), y: CHART_HEIGHT - bottom + 16, "text-anchor": "middle" }, label),
     ]),
   ];
-  const bands = panel.series.map((curve, index) => band(curve, colours[index], x, y));
-  const lines = panel.series.map((curve, index) => line(curve, colours[index], x, y));
-  const labels = named ? endLabels(panel.series, colours, y, x, letters) : [];
+  const bands = panel.series.map((curve, index) => band(curve, styles[index], x, y));
+  const lines = panel.series.map((curve, index) => line(curve, styles[index], x, y));
+  const labels = named ? endLabels(panel.series, styles, y, x) : [];
   const crosshair = svg("g", { class: "crosshair", visibility: "hidden" },
-    svg("line", { y1: top, y2: CHART_HEIGHT - bottom }), panel.series.map((_, index) => svg("circle", { r: 4, class: `curve-${colours[index]}` })));
+    svg("line", { y1: top, y2: CHART_HEIGHT - bottom }), panel.series.map((_, index) => svg("circle", { r: 4, class: styles[index].class })));
   const root = svg("svg", {
     viewBox: `0 0 ${width} ${CHART_HEIGHT}`, role: "img", "aria-label": describePanel(panel), class: "chart-svg",
   }, grid, axes, bands, lines, labels, crosshair);
@@ -221,19 +275,19 @@ function placeTicks(ticks, x, inner) {
   return ticks.flatMap((tick, place) => (place % every === 0 ? [/** @type {[number, string]} */ ([place, clipped(tick, 14)])] : []));
 }
 
-/** @param {Curve} curve @param {number} colour @param {(n: number) => number} x @param {(n: number) => number} y */
-function band(curve, colour, x, y) {
+/** @param {Curve} curve @param {CurveStyle} style @param {(n: number) => number} x @param {(n: number) => number} y */
+function band(curve, style, x, y) {
   const points = curve.points.filter(([, { low, high }]) => low !== null && high !== null);
   if (points.length < 2) return null;
   const upper = points.map(([place, { high }]) => `${x(place).toFixed(1)},${y(high ?? 0).toFixed(1)}`);
   const lower = points.map(([place, { low }]) => `${x(place).toFixed(1)},${y(low ?? 0).toFixed(1)}`).reverse();
-  return svg("path", { class: `band curve-${colour}`, d: `M${upper.join("L")}L${lower.join("L")}Z` });
+  return svg("path", { class: `band ${style.class}`, d: `M${upper.join("L")}L${lower.join("L")}Z` });
 }
 
-/** @param {Curve} curve @param {number} colour @param {(n: number) => number} x @param {(n: number) => number} y */
-function line(curve, colour, x, y) {
+/** @param {Curve} curve @param {CurveStyle} style @param {(n: number) => number} x @param {(n: number) => number} y */
+function line(curve, style, x, y) {
   const points = curve.points.map(([place, { value }]) => [x(place).toFixed(1), y(value).toFixed(1)]);
-  return svg("g", { class: `curve-${colour}` },
+  return svg("g", { class: style.class },
     svg("path", { class: "line", d: points.length ? `M${points.map((point) => point.join(",")).join("L")}` : "" }),
     points.length <= 16 && points.map(([cx, cy]) => svg("circle", { class: "point", cx, cy, r: 2.6 })));
 }
@@ -241,16 +295,15 @@ function line(curve, colour, x, y) {
 /**
  * Names at the ends of the curves, moved apart where they would overlap.
  * @param {Curve[]} series
- * @param {number[]} colours
+ * @param {CurveStyle[]} styles
  * @param {(n: number) => number} y
  * @param {(n: number) => number} x
- * @param {number} letters
  */
-function endLabels(series, colours, y, x, letters) {
+function endLabels(series, styles, y, x) {
   const apart = 14;
   const ends = series.flatMap((curve, index) => {
     const end = curve.points.at(-1);
-    return end && curve.name ? [{ curve, colour: colours[index], x: x(end[0]), at: y(end[1].value), y: y(end[1].value) }] : [];
+    return end && curve.name ? [{ curve, style: styles[index], x: x(end[0]), at: y(end[1].value), y: y(end[1].value) }] : [];
   }).sort((a, b) => a.y - b.y);
   for (let index = 1; index < ends.length; index += 1) ends[index].y = Math.max(ends[index].y, ends[index - 1].y + apart);
   let floor = CHART_HEIGHT - 40;
@@ -258,9 +311,9 @@ function endLabels(series, colours, y, x, letters) {
     end.y = Math.min(end.y, floor);
     floor = end.y - apart;
   }
-  return ends.map((end) => svg("g", { class: `curve-${end.colour}` },
+  return ends.map((end) => svg("g", { class: end.style.class },
     Math.abs(end.y - end.at) > 3 && svg("path", { class: "leader", d: `M${end.x + 4},${end.at}L${end.x + 9},${end.y}` }),
-    svg("text", { class: "name", x: end.x + 11, y: end.y + 4 }, svg("title", {}, end.curve.name), clipped(end.curve.name, Math.max(4, letters)))));
+    svg("text", { class: "name", x: end.x + 11, y: end.y + 4 }, end.curve.name)));
 }
 
 /** The chart in words, for screen readers. @param {Panel} panel */

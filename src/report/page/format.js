@@ -14,6 +14,16 @@ const formatCount = (count) => integers.format(count);
 /** @param {number} count @param {string} one @param {string} [many] */
 const counted = (count, one, many = `${one}s`) => `${formatCount(count)} ${count === 1 ? one : many}`;
 
+/** A number that is not 0 gets as many digits as it needs not to read as 0, by the rule of the commands. @param {number} value @param {number} digits */
+function visibleFixed(value, digits) {
+  if (Math.abs(value) < 1e-12) return (0).toFixed(digits);
+  for (let more = digits; more <= 6; more += 1) {
+    const text = value.toFixed(more);
+    if (/[1-9]/.test(text)) return text;
+  }
+  return value.toExponential(0);
+}
+
 /**
  * A number in a unit, without the unit: 0.746 of a share is `74.6`.
  * @param {number} value
@@ -21,9 +31,9 @@ const counted = (count, one, many = `${one}s`) => `${formatCount(count)} ${count
  */
 function formatNumber(value, unit) {
   if (!Number.isFinite(value)) return "–";
-  if (unit === "share") return withMinus((value * 100).toFixed(1).replace(/^-0\.0$/, "0.0"));
-  if (unit === "tokens" || unit === "words") return withMinus(value.toFixed(1).replace(/^-0\.0$/, "0.0"));
-  if (unit === "nats") return withMinus(value.toFixed(3).replace(/^-0\.000$/, "0.000"));
+  if (unit === "share") return withMinus(visibleFixed(value * 100, 1));
+  if (unit === "tokens" || unit === "words") return withMinus(visibleFixed(value, 1));
+  if (unit === "nats") return withMinus(visibleFixed(value, 3));
   if (Number.isInteger(value)) return withMinus(integers.format(value));
   const size = Math.abs(value);
   if (size !== 0 && (size < 0.001 || size >= 1e6)) return withMinus(value.toExponential(2));

@@ -387,6 +387,14 @@ function createSamples(page) {
     if (keepOpen) openDetail(rows[active]);
   }
 
+  /** Scrolls to the first row with a reward: the evaluation before training comes first, and has none. */
+  function openAtRewards() {
+    const place = table ? rows.findIndex((row) => table.raw.reward[row] !== null) : -1;
+    if (place <= 0) return;
+    active = place;
+    grid.scrollTop = place * rowHeight;
+  }
+
   function revealActive() {
     const top = active * rowHeight;
     const room = grid.clientHeight - headHeight() - rowHeight;
@@ -499,6 +507,7 @@ function createSamples(page) {
           if (first) placeDetail(drawDetail(row));
         }
       }
+      if (first && !page.live && !openKey && filter.wanted.size === 0 && filter.text === "") openAtRewards();
       drawRows(true);
     },
   };

@@ -34,8 +34,8 @@ pub(crate) trait TrainingBatch {
         optimizer: &mut AdamW,
         passes: &mut StepGuard,
     ) -> candle_core::Result<StepReport>;
-    /// Metrics of the step.
-    fn step_metrics(&self, report: &StepReport, at: &Position) -> Vec<MetricRow>;
+    /// Metrics of the step; the divergence only `with_reference`, without which it is not measured.
+    fn step_metrics(&self, report: &StepReport, with_reference: bool, at: &Position) -> Vec<MetricRow>;
     /// The most important of them in a line.
     fn told(&self, metrics: &[MetricRow], report: &StepReport) -> String;
 }
@@ -105,12 +105,14 @@ impl TrainingBatch for RewardBatch<'_> {
         guarded_step(policy, reference, optimizer, &samples, self.config, passes)
     }
 
-    fn step_metrics(&self, report: &StepReport, at: &Position) -> Vec<MetricRow> {
-        step_metrics(&self.rows, report, at)
+    fn step_metrics(&self, report: &StepReport, with_reference: bool, at: &Position) -> Vec<MetricRow> {
+        step_metrics(&self.rows, report, with_reference, at)
     }
 
     fn told(&self, metrics: &[MetricRow], report: &StepReport) -> String {
-        let reward = metrics.iter().find(|row| row.metric == "reward").map_or(0.0, |row| row.value);
-        format!("reward {reward:.3}, kl {:.3}, entropy {:.2}", report.kl, report.entropy)
+        let of = |name: &str| metrics.iter().find(|row| row.metric == name).map(|row| row.value);
+        let (reward, entropy) = (of("reward").unwrap_or(0.0), report.entropy);
+        let kl = of("kl").map_or(String::new(), |kl| format!("kl {kl:.3}, "));
+        format!("reward {reward:.3}, {kl}entropy {entropy:.2}")
     }
 }

@@ -102,17 +102,20 @@ pub(crate) fn metrics(rows: &[RewardRow], marks: &ControlTokens, at: &Position) 
 }
 
 /// Metrics of the step.
-pub(crate) fn step_metrics(rows: &[RewardRow], report: &StepReport, at: &Position) -> Vec<MetricRow> {
+pub(crate) fn step_metrics(
+    rows: &[RewardRow],
+    report: &StepReport,
+    with_reference: bool,
+    at: &Position,
+) -> Vec<MetricRow> {
     let add = |name: &str, value, count| metric("update", role(rows), name, value, count, at);
-    let mut metrics = vec![add("passed_through", 0.0, rows.len())];
-    for (name, value) in [
-        ("loss", report.loss),
-        ("kl", report.kl),
-        ("entropy", report.entropy),
-        ("clipped", report.clipped),
-        ("grad_norm", report.grad_norm),
-    ] {
-        metrics.push(add(name, value, report.tokens));
-    }
-    metrics
+    let of_tokens = [
+        Some(("loss", report.loss)),
+        with_reference.then_some(("kl", report.kl)),
+        Some(("entropy", report.entropy)),
+        Some(("clipped", report.clipped)),
+        Some((analysis::GRAD_NORM, report.grad_norm)),
+    ];
+    let of_tokens = of_tokens.into_iter().flatten().map(|(name, value)| add(name, value, report.tokens));
+    std::iter::once(add(analysis::PASSED_THROUGH, 0.0, rows.len())).chain(of_tokens).collect()
 }

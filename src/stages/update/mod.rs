@@ -21,10 +21,11 @@ use super::asking::Trainer;
 use super::prefer::Prefer;
 use super::reward::Reward;
 use super::rollouts::{Learner, Rollouts};
+use analysis::{PASSED_THROUGH, UPDATE_NORM};
 use engine::{CheckError, Context, Feeder, Input, Kind, Output, Purpose, Stage, Upstream, Views};
 use grpo::{self, PairLoss, StepReport};
 use model::LoraConfig;
-use optim::AdamW;
+use optim::{AdamW, distance};
 
 /// The optimizer's state, beside the model that it belongs to.
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -56,7 +57,7 @@ pub(crate) struct Update {
 impl Stage for Update {
     const KIND: Kind = Kind {
         name: "update",
-        version: 10,
+        version: 11,
         outputs: &[Output::evictable("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
         draws: true,
@@ -121,14 +122,14 @@ impl Stage for Update {
         if self.guards.is_some()
             && let Some(halted) = Halted::before(context, &context.input(&self.model)?.path)?
         {
-            metrics.push(metric("update", role, "passed_through", 1.0, count, &at));
+            metrics.push(metric("update", role, PASSED_THROUGH, 1.0, count, &at));
             metrics.push(metric("update", role, "halted", 1.0, count, &at));
             data::write(&context.output("metrics"), &metrics)?;
             context.progress(1, 1, format!("halted before: {}", halted.why));
             return halted.hand_on(context, "model", &self.model);
         }
         if !lesson.has_signal() {
-            metrics.push(metric("update", role, "passed_through", 1.0, count, &at));
+            metrics.push(metric("update", role, PASSED_THROUGH, 1.0, count, &at));
             data::write(&context.output("metrics"), &metrics)?;
             context.progress(1, 1, lesson.nothing());
             guards::publish_unchanged(context, "model", &self.model)?;
@@ -150,6 +151,11 @@ impl Stage for Update {
         let mut optimizer = match goes_on && model::is_there(&state)? {
             true => AdamW::load(&state, trained.trained(), lesson.optimizer().clone())?,
             false => AdamW::new(trained.trained(), lesson.optimizer().clone())?,
+        };
+        // `trained` has copies of these weights, unless its adapter is new.
+        let start = match goes_on {
+            true => before.trained().clone(),
+            false => trained.trained().copy(&trained.compute)?,
         };
         let mut tripped = Vec::new();
         let mut streaks = Streaks::default();
@@ -175,7 +181,7 @@ impl Stage for Update {
             }
         };
 
-        metrics.extend(lesson.step_metrics(&report, &at));
+        metrics.extend(lesson.step_metrics(&report, reference.is_some(), &at));
         if let Some(guards) = &self.guards {
             let batches = guards.batches(&tripped);
             metrics.extend(halted_metrics(role, count, &tripped, batches, &at));
@@ -188,6 +194,7 @@ impl Stage for Update {
                 return halted.hand_on(context, "model", back);
             }
         }
+        metrics.push(metric("update", role, UPDATE_NORM, distance(&start, trained.trained())?, count, &at));
         data::write(&context.output("metrics"), &metrics)?;
         context.progress(1, 1, lesson.told(&metrics, &report));
         artifact::publish(context, "model", trained, Some(&self.model))?;

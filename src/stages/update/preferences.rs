@@ -103,13 +103,13 @@ impl TrainingBatch for PreferenceBatch<'_> {
         preference_step(policy, reference, optimizer, &pairs, self.loss, self.config, passes)
     }
 
-    fn step_metrics(&self, report: &StepReport, at: &Position) -> Vec<MetricRow> {
-        let mut metrics = vec![self.metric("passed_through", 0.0, self.count(), at)];
+    fn step_metrics(&self, report: &StepReport, _: bool, at: &Position) -> Vec<MetricRow> {
+        let mut metrics = vec![self.metric(analysis::PASSED_THROUGH, 0.0, self.count(), at)];
         let of_tokens = [
             ("loss", report.loss),
             ("kl", report.kl),
             ("entropy", report.entropy),
-            ("grad_norm", report.grad_norm),
+            (analysis::GRAD_NORM, report.grad_norm),
         ];
         metrics.extend(of_tokens.map(|(name, value)| self.metric(name, value, report.tokens, at)));
         let pairs = report.pairs.unwrap_or_default();

@@ -1,0 +1,183 @@
+//! Prints the part of a comparison that matters, in about a dozen lines: the main metrics, what is undetermined, and what did
+//! nothing. [`super::metrics`] prints everything.
+
+use std::fmt::Write;
+
+use super::metrics::{digits, number, p_value, phases, range, table, wrapped};
+use crate::analysis::compare::{Compared, Comparison};
+use crate::analysis::is_usual;
+
+/// Differences with a smaller adjusted p-value are taken for real.
+const LEVEL: f64 = 0.05;
+
+/// Most metrics in the table of a run that has none of the usual ones.
+const MOST_METRICS: usize = 8;
+
+/// Most lines of what did nothing, and most notes, that are shown.
+const MOST_LINES: usize = 5;
+const MOST_NOTES: usize = 3;
+
+pub(crate) fn text(comparison: &Comparison, letter: &str) -> String {
+    let mut text = String::new();
+    let main = main_metrics(comparison);
+    if !main.is_empty() {
+        let phases = phases(comparison);
+        let _ = writeln!(text, "\nmetrics {phases}; shares in percent, differences in points");
+        differences(&mut text, &main, letter);
+        if main.iter().any(|found| found.p_adjusted.is_some()) {
+            let words = format!(
+                "p decides: below {LEVEL} the metric differs. It is adjusted by Holm's method over all {} tests of this \
+                 comparison; the intervals are not.",
+                comparison.tests
+            );
+            wrapped(&mut text, &words, "", "");
+        }
+    }
+    let is_main = |found: &Compared| main.iter().any(|own| own.metric == found.metric);
+    let others = comparison.metrics.iter().filter(|found| !is_main(found) && is_different(found));
+    named(&mut text, "also differ", others.map(|found| found.metric.clone()).collect());
+    let unknown = comparison.metrics.iter().filter(|found| found.a_undetermined + found.b_undetermined > 0);
+    let unknown = unknown.map(|found| {
+        format!("{} {} in A, {} in {letter}", found.metric, found.a_undetermined, found.b_undetermined)
+    });
+    named(&mut text, "undetermined attempts, left out", unknown.collect());
+    listed(&mut text, "did nothing", &comparison.without_effect, MOST_LINES);
+    let forced = comparison.forced.iter().map(|line| format!("not comparable, but forced: {line}"));
+    listed(
+        &mut text,
+        "notes",
+        &forced.chain(comparison.notes.iter().cloned()).collect::<Vec<_>>(),
+        MOST_NOTES,
+    );
+    text
+}
+
+/// How to see the rest.
+pub(crate) const MORE: &str = "more: --metric NAME shows one metric in full, --all everything";
+
+/// The metrics that tables show too, or else the first that both runs have.
+fn main_metrics(comparison: &Comparison) -> Vec<&Compared> {
+    let all = || comparison.metrics.iter().filter(|found| found.a.is_some() || found.b.is_some());
+    let mut usual: Vec<&Compared> =
+        all().filter(|found| is_usual(&found.measure.subject, &found.measure.name)).collect();
+    // The success of attacks comes first, as in tables.
+    usual.sort_by_key(|found| found.measure.subject != "defender");
+    if usual.is_empty() { all().take(MOST_METRICS).collect() } else { usual }
+}
+
+fn is_different(found: &Compared) -> bool {
+    found.p_adjusted.is_some_and(|p| p < LEVEL)
+}
+
+fn differences(text: &mut String, main: &[&Compared], letter: &str) {
+    let heading = ["", "A", letter, &format!("{letter} - A"), "95 % interval", "p", ""];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for found in main {
+        let digits = digits(found);
+        let shown =
+            |value: Option<f64>| value.map_or("-".to_owned(), |value| number(value, found.share, digits));
+        let is_alone = main.iter().filter(|other| other.measure.name == found.measure.name).count() == 1;
+        let name = if is_alone { found.measure.name.clone() } else { found.metric.replace(' ', ".") };
+        let interval = match (found.interval, found.test) {
+            (None, None) => String::new(),
+            (interval, _) => range(interval, &|value| shown(Some(value))),
+        };
+        rows.push(vec![
+            format!("  {name}"),
+            shown(found.a),
+            shown(found.b),
+            shown(found.difference),
+            interval,
+            found.p_adjusted.map_or(String::new(), p_value),
+            verdict(found).to_owned(),
+        ]);
+    }
+    table(text, &rows);
+}
+
+/// What the difference comes to, in a word.
+fn verdict(found: &Compared) -> &'static str {
+    match (found.difference, found.p_adjusted) {
+        (None, _) => "",
+        (Some(difference), Some(_)) if is_different(found) => {
+            if difference > 0.0 {
+                "higher"
+            } else {
+                "lower"
+            }
+        }
+        (Some(difference), _) if difference.abs() < 1e-12 => "same",
+        (Some(_), Some(_)) => "unclear",
+        (Some(_), None) => "no test",
+    }
+}
+
+fn named(text: &mut String, title: &str, names: Vec<String>) {
+    if !names.is_empty() {
+        wrapped(text, &format!("{title}: {}", names.join(", ")), "", "  ");
+    }
+}
+
+fn listed(text: &mut String, title: &str, lines: &[String], most: usize) {
+    if lines.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "\n{title}");
+    lines.iter().take(most).for_each(|line| wrapped(text, line, "  - ", "    "));
+    if lines.len() > most {
+        let _ = writeln!(text, "  … and {} more (--all)", lines.len() - most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::compare::Names;
+
+    fn compared(subject: &str, name: &str, difference: f64, p: Option<f64>) -> Compared {
+        let mut found = Compared::default();
+        found.metric = format!("{subject} {name}");
+        found.measure = Names { subject: subject.into(), name: name.into() };
+        found.share = true;
+        (found.a, found.b) = (Some(0.5), Some(0.5 + difference));
+        (found.difference, found.p_adjusted) = (Some(difference), p);
+        found
+    }
+
+    #[test]
+    fn what_matters_comes_first_and_everything_that_differs_is_named() {
+        let comparison = Comparison {
+            after_a: "blue".into(),
+            after_b: "blue".into(),
+            metrics: vec![
+                compared("attacks", "cell_coverage", 0.0, None),
+                compared("defender", "attack_success", -0.0375, Some(0.0016)),
+                compared("defender", "benchmark_success", 0.0004, Some(0.6)),
+                compared("defender", "positive", 0.25, Some(0.01)),
+            ],
+            tests: 3,
+            without_effect: vec!["A: red[*]/update changed no weights".into()],
+            notes: (0..5).map(|n| format!("note {n}")).collect(),
+            ..Comparison::default()
+        };
+        let shown = text(&comparison, "B");
+        for expected in [
+            "\nmetrics after blue; shares in percent, differences in points\n",
+            "0.0016    lower\n",
+            "unclear\n",
+            "over all 3 tests",
+            "\nalso differ: defender positive\n",
+            "\ndid nothing\n  - A: red[*]/update changed no weights\n",
+            "  - note 2\n  … and 2 more (--all)\n",
+        ] {
+            assert!(shown.contains(expected), "{expected}\n{shown}");
+        }
+        assert!(!shown.contains("cell_coverage"), "{shown}");
+        let own = Comparison {
+            metrics: vec![compared("x", "a", 0.0, None), compared("y", "a", 0.1, None)],
+            ..comparison
+        };
+        let shown = text(&own, "B");
+        assert!(shown.contains("  x.a  50.0  50.0    0.0") && shown.contains("no test\n"), "{shown}");
+    }
+}
