@@ -19,6 +19,9 @@ const MOST_BYTES_OF_ALL: u64 = 256 << 20;
 /// The folder of the copies, in that of the process: `copies/DIGEST/NAME`.
 const FOLDER: &str = "copies";
 
+/// The files of a source by their paths in it.
+type Files = Vec<(String, PathBuf)>;
+
 /// What is copied.
 pub(super) struct Source<'a> {
     pub path: &'a Path,
@@ -41,7 +44,7 @@ impl PrivateCopies {
         sources: impl Iterator<Item = Source<'a>>,
         from: Option<&Path>,
     ) -> anyhow::Result<PrivateCopies> {
-        let mut sized: Vec<(u64, Vec<(String, PathBuf)>, Source)> = Vec::new();
+        let mut sized: Vec<(u64, Files, Source)> = Vec::new();
         for source in sources {
             if let Ok(files) = files_of(source.path, Some(source.selection)) {
                 let bytes =
@@ -112,7 +115,7 @@ fn is_of(copy: &Path, digest: Digest) -> bool {
 }
 
 /// Its files by their paths in it. A file itself has an empty path.
-fn files_of(path: &Path, selection: Option<&Selection>) -> io::Result<Vec<(String, PathBuf)>> {
+fn files_of(path: &Path, selection: Option<&Selection>) -> io::Result<Files> {
     match path.is_dir() {
         true => files_below(path, selection),
         false => Ok(vec![(String::new(), path.to_owned())]),
