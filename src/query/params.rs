@@ -46,7 +46,7 @@ impl ParamColumns {
     }
 
     /// A table with these columns after its own. A parameter with the name of one of its columns is only in `params` and `axes`.
-    pub(crate) fn beside(&self, table: LazyFrame, own: &[&str]) -> LazyFrame {
+    pub(crate) fn beside(&self, mut table: LazyFrame, own: &[&str]) -> LazyFrame {
         let names: Vec<&str> =
             self.names.iter().map(String::as_str).filter(|name| !own.contains(name)).collect();
         if names.is_empty() {
@@ -56,7 +56,6 @@ impl ParamColumns {
         let of_node = |name: &str| format!("\0{name}");
         let keyed = |keys: &[&str]| keys.iter().map(|key| col(*key)).collect::<Vec<_>>();
         let args = || JoinArgs { maintain_order: MaintainOrderJoin::Left, ..JoinArgs::new(JoinType::Left) };
-        let mut table = table;
         let plain = |name: &&str| col(*name);
         let right = self.of_variants.clone().lazy();
         let right =
