@@ -84,7 +84,7 @@ pub(crate) fn query() -> anyhow::Result<()> {
 fn ask(sql: &str) -> anyhow::Result<(f64, f64, usize)> {
     let begun = Instant::now();
     let mut child = Command::new(env!("CARGO_BIN_EXE_triplay"))
-        .args(["results", "query", sql, "-o", "answer.csv"])
+        .args(["results", "query", sql, "-o", "answer.csv", "--force"])
         .stdout(Stdio::null())
         .spawn()?;
     let path = format!("/proc/{}/status", child.id());

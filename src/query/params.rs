@@ -46,7 +46,7 @@ impl ParamColumns {
     }
 
     /// A table with these columns after its own. A parameter with the name of one of its columns is only in `params` and `axes`.
-    pub(crate) fn beside(&self, table: LazyFrame, own: &[&str]) -> LazyFrame {
+    pub(crate) fn beside(&self, mut table: LazyFrame, own: &[&str]) -> LazyFrame {
         let names: Vec<&str> =
             self.names.iter().map(String::as_str).filter(|name| !own.contains(name)).collect();
         if names.is_empty() {
@@ -56,7 +56,6 @@ impl ParamColumns {
         let of_node = |name: &str| format!("\0{name}");
         let keyed = |keys: &[&str]| keys.iter().map(|key| col(*key)).collect::<Vec<_>>();
         let args = || JoinArgs { maintain_order: MaintainOrderJoin::Left, ..JoinArgs::new(JoinType::Left) };
-        let mut table = table;
         let plain = |name: &&str| col(*name);
         let right = self.of_variants.clone().lazy();
         let right =
@@ -74,10 +73,9 @@ impl ParamColumns {
 
 /// The parameters that a query names, and with `*` those that differ.
 fn wanted(all: &[ParamRow], sql: &str) -> Vec<String> {
-    let is_name = |c: char| c.is_alphanumeric() || "_-.".contains(c);
-    let words: HashSet<&str> = sql.split(|c| !is_name(c)).collect();
-    // `p.heat` may be the column `heat` of `p`, or the parameter `p.heat`.
-    let ends: HashSet<&str> = words.iter().filter_map(|word| Some(word.split_once('.')?.1)).collect();
+    // `a-b.c` may be the parameter of this name, or have three of them.
+    let words = |joints: &'static str| sql.split(move |c: char| !c.is_alphanumeric() && !joints.contains(c));
+    let words: HashSet<&str> = words("_").chain(words("_-.")).collect();
     let takes_all = sql.replace("(*)", "").contains('*');
     let mut values: HashMap<(&str, &str, bool), HashSet<&str>> = HashMap::new();
     let mut names: Vec<&str> = Vec::new();
@@ -90,8 +88,7 @@ fn wanted(all: &[ParamRow], sql: &str) -> Vec<String> {
     }
     let differing: HashSet<&str> =
         values.iter().filter(|(_, values)| values.len() > 1).map(|((_, name, _), _)| *name).collect();
-    let is_wanted =
-        |name: &&str| words.contains(name) || ends.contains(name) || takes_all && differing.contains(name);
+    let is_wanted = |name: &&str| words.contains(name) || takes_all && differing.contains(name);
     names.into_iter().filter(is_wanted).map(str::to_owned).collect()
 }
 
@@ -167,7 +164,7 @@ mod tests {
         ];
         assert_eq!(wanted(&all, "SELECT count(*) AS n FROM metrics"), [] as [&str; 0]);
         assert_eq!(wanted(&all, "SELECT * FROM metrics"), ["fire"]);
-        assert_eq!(wanted(&all, "SELECT m.steps, fires FROM metrics m"), ["steps"]);
+        assert_eq!(wanted(&all, "SELECT m.steps-1, fires FROM metrics m"), ["steps"]);
         assert!(matches!(kind(&all, "steps"), Kind::Integer) && matches!(kind(&all, "fire"), Kind::Text));
     }
 }
