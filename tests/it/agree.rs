@@ -77,7 +77,7 @@ fn a_step_that_cannot_learn_is_told_of_by_check_plan_and_run_and_in_the_metrics(
         assert_eq!(seen.err.matches(expected).count(), 1, "{command}: {}", seen.err);
     }
     let seen = of("run");
-    let line = "update: 1 of 1 steps learnt nothing from rewards: every advantage was 0\n";
+    let line = "update changed no weights in its step (1): every advantage was 0, since all rewards of each group are equal";
     assert!(seen.err.contains(line), "{}", seen.err);
     let metrics = space.triplay(&["data", "show", "latest:update.metrics", "--json", "--rows", "100"]);
     let flat = metrics.out.lines().find(|line| line.contains("flat_groups")).unwrap();

@@ -165,7 +165,7 @@ mod tests {
             "\nmetrics after blue; shares in percent, differences in points\n",
             "0.0016    lower\n",
             "unclear\n",
-            "over all 3 tests",
+            "all 3 tests of this comparison",
             "\nalso differ: defender positive\n",
             "\ndid nothing\n  - A: red[*]/update changed no weights\n",
             "  - note 2\n  … and 2 more (--all)\n",
