@@ -305,7 +305,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m");
         let values: ArrayRef = Arc::new(Float32Array::from(vec![0.5, 0.25]));
-        let mut read = |columns: Vec<(&str, ArrayRef)>| {
+        let read = |columns: Vec<(&str, ArrayRef)>| {
             let batch = RecordBatch::try_from_iter(columns).unwrap();
             let mut writer = crate::TableWriter::create(&path, "t", batch.schema()).unwrap();
             writer.write(&batch).unwrap();
