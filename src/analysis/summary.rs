@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::columns::{aligned, markdown};
 use super::denominator::{Denominator, footnotes};
-use super::headings::heading;
+use super::headings::{heading, is_usual};
 use super::number::{number, percent, with_interval};
 use super::series::{Measure, Series, differences, series};
 use super::statistics::{Estimate, estimate};
@@ -225,12 +225,16 @@ impl Summary {
     }
 
     fn title(&self, line: &Line) -> String {
+        let is_own = !self.measures.iter().any(|measure| is_usual(&measure.subject, &measure.metric));
         match line.aspect {
+            Aspect::Last if is_own => "last values".into(),
             Aspect::Last => "after the last evaluation".into(),
+            Aspect::Gain if is_own => "change from the first values to the last".into(),
             Aspect::Gain => "change from the first evaluation to the last".into(),
             Aspect::Difference => {
-                let first = self.lines.first().map_or("", |line| line.ablation.as_str());
-                format!("difference from {} after the last evaluation", name(first))
+                let first = name(self.lines.first().map_or("", |line| line.ablation.as_str()));
+                let of = if is_own { "of the last values" } else { "after the last evaluation" };
+                format!("difference from {first} {of}")
             }
             Aspect::Phase => format!("{}, after each phase", name(&line.ablation)),
             Aspect::Change => format!("{}, change in each phase", name(&line.ablation)),
@@ -294,7 +298,10 @@ impl Summary {
         let parts = self.parts();
         let text: String =
             parts.iter().map(|(title, rows)| format!("\n{title}\n{}", aligned(rows))).collect();
-        text + "\nmean [95 % interval over seeds]; shares in percent\n" + &self.footnotes()
+        let has_seeds =
+            self.lines.iter().flat_map(|line| &line.estimates).flatten().any(|mean| mean.count > 1);
+        let means = if has_seeds { "mean [95 % interval over seeds]; " } else { "" };
+        format!("{text}\n{means}shares in percent\n{}", self.footnotes())
     }
 
     /// Explains unknown intervals, and lists the observations behind the values. Undetermined shares are columns here.

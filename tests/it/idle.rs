@@ -88,6 +88,6 @@ fn a_changed_reward_that_moves_no_advantage_is_named() {
     let (zero, ..) = run(&space, &["--set", "free=90"]);
     let (zeros, ..) = run(&space, &["--set", "free=91"]);
     let json = space.triplay(&["runs", "compare", &zero, &zeros, "--json"]).json();
-    let line = "red[*]/rewards ran with something else in A and B, but all its outputs are the same (2)";
+    let line = "red[*]/rewards: other parameters or inputs in B, and the same outputs (2 nodes)";
     assert_eq!(json["without_effect"][0], line);
 }

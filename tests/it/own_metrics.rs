@@ -58,10 +58,20 @@ fn seeds_of_a_matrix_are_repetitions_with_the_parameters_beside_them() {
     for seen in [ran, space.triplay(&["results", "table", "latest"])] {
         let heading = line(&seen, "variant");
         assert_eq!(heading[..4], ["variant", "seeds", "heat", "train.loss"], "{}", seen.out);
-        assert_eq!(line(&seen, "0.5")[..6], ["0.5", "3", "0.5", "0.520", "±", "0.025"], "{}", seen.out);
-        assert_eq!(line(&seen, "2e-1")[..6], ["2e-1", "3", "2e-1", "0.220", "±", "0.025"], "{}", seen.out);
+        assert_eq!(
+            line(&seen, "0.5")[..6],
+            ["0.5", "3", "0.5", "0.520", "[0.495,", "0.545]"],
+            "{}",
+            seen.out
+        );
+        assert_eq!(
+            line(&seen, "2e-1")[..6],
+            ["2e-1", "3", "2e-1", "0.220", "[0.195,", "0.245]"],
+            "{}",
+            seen.out
+        );
         assert!(seen.out.contains("\nas it stands"), "`sum` is in no matrix: {}", seen.out);
-        assert!(seen.out.contains("difference from 0.5 after the last evaluation"), "{}", seen.out);
+        assert!(seen.out.contains("difference from 0.5 of the last values"), "{}", seen.out);
     }
     let table = space.triplay(&["results", "table", "latest", "--json"]).json();
     let found = &table["lines"][1];
@@ -107,6 +117,13 @@ fn runs_are_compared_variant_by_variant_and_seed_by_seed() {
     assert!((rate["a"].as_f64().unwrap() - 1.52).abs() < 1e-9, "of the last step: {rate:#}");
     assert_eq!(found("sum nodes")["difference"], 0.0);
     let shown = space.triplay(&["runs", "compare", before, after]);
+    assert!(shown.out.contains("  train[2e-1].loss     0.220  1.220  1.000 "), "{}", shown.out);
+    assert!(
+        shown.out.contains("sum: other parameters or inputs in B, and the same outputs (1 node)"),
+        "{}",
+        shown.out
+    );
+    let shown = space.triplay(&["runs", "compare", before, after, "--all"]);
     assert!(shown.out.contains("\ntrain[2e-1]\n") && shown.out.contains("    seed 3"), "{}", shown.out);
 
     // Both runs in one table: the parameter that differs is a column, and seeds of a matrix are not pooled.

@@ -172,6 +172,8 @@ fn a_run_under_way_and_one_that_was_stopped_say_how_long_they_worked_and_what_is
         while at_work() == before {
             std::thread::sleep(Duration::from_millis(50));
         }
+        // More than shows as nothing.
+        std::thread::sleep(Duration::from_millis(100));
         let shown = space.triplay(&["runs", "show", "latest"]).out;
         assert!(shown.contains(" s so far\n") && !shown.contains(", 0.0 s so far"), "{shown}");
         assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());

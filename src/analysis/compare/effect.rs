@@ -10,6 +10,7 @@ use super::columns::Columns;
 use super::side::Side;
 use crate::unchanged::with_any_rounds;
 use engine::{DECISION, NodeReport};
+use output::several;
 use runs::variant;
 
 /// Advantages that differ by less are the same: the constant that keeps their division finite makes a small difference.
@@ -75,8 +76,8 @@ fn same_outputs(pairs: &[Pair]) -> Vec<String> {
     let stages = by_stage(pairs.iter().filter(|(a, _)| !decides(a)));
     let is_same = |pairs: &[&Pair]| pairs.iter().all(|(a, b)| made(a) == made(b));
     let line = |(stage, pairs): &(String, Vec<&Pair>)| {
-        let what = if pairs.len() == 1 { "its output is" } else { "all its outputs are" };
-        format!("{stage} ran with something else in A and B, but {what} the same ({})", pairs.len())
+        let nodes = several(pairs.len(), "node");
+        format!("{stage}: other parameters or inputs in B, and the same outputs ({nodes})")
     };
     stages.iter().filter(|(_, pairs)| is_same(pairs)).map(line).collect()
 }
