@@ -427,7 +427,7 @@ phase  seeds  attack  attack undet.
 1 red      1    20.0           25.0
 2 red      1       -           75.0
 
-mean [95 % interval over seeds]; shares in percent
+shares in percent
 observations: attack 0 to 1
 undetermined and left out, percent of all: attack 0.0 to 100.0
 ";

@@ -59,11 +59,10 @@ impl Unchanged<'_> {
 
     fn cause(&self) -> &'static str {
         let all = |is: fn(&Step) -> bool| self.steps.iter().all(|(_, step)| is(step));
-        let is_skipped = |step: &Step| step[PASSED_THROUGH] == 1.0;
-        if all(is_skipped) {
-            "there was no completion and no pair to learn from"
-        } else if all(|step| step.get(FLAT_GROUPS) == Some(&1.0)) {
+        if all(|step| step.get(FLAT_GROUPS) == Some(&1.0)) {
             "every advantage was 0, since all rewards of each group are equal or unknown"
+        } else if all(|step| step[PASSED_THROUGH] == 1.0) {
+            "there was no completion and no pair to learn from"
         } else if all(|step| step.get(GRAD_NORM).is_none_or(|norm| *norm == 0.0)) {
             "every gradient was 0"
         } else {
@@ -151,7 +150,7 @@ mod tests {
     }
 
     fn skipped(node: &str) -> Vec<RunMetricRow> {
-        vec![row(node, FLAT_GROUPS, 1.0), row(node, PASSED_THROUGH, 1.0)]
+        vec![row(node, PASSED_THROUGH, 1.0)]
     }
 
     #[test]

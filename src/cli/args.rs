@@ -26,7 +26,7 @@ pub(crate) struct FileArgs {
     /// Run the pipeline once with each of these seeds, in parallel [default: the seeds of the file]
     #[arg(long, value_delimiter = ',', value_name = "N,M,…", value_parser = seed)]
     pub seeds: Vec<u64>,
-    /// The site file, which says what this place has [default: triplay.yaml beside the pipeline]
+    /// The site file, with the limits of this machine [default: triplay.yaml beside the pipeline]
     #[arg(long, value_name = "FILE", env = SITE_VARIABLE)]
     pub site: Option<PathBuf>,
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 
 use super::args::RunsLogArgs;
 use crate::engine;
-use crate::runs::{Events, Run, bare_rounds, recorded_at};
+use crate::runs::{Events, Run, bare_rounds, hint_for_node, recorded_at};
 use crate::store::read;
 
 /// The interval between two looks at a log that grows.
@@ -25,7 +25,7 @@ pub(crate) fn command(args: &RunsLogArgs) -> anyhow::Result<ExitCode> {
     let run = Run::find(name)?;
     let printed = match run.node(node) {
         Some(known) => print_output(&run, &known.node),
-        None => Follower::of(&run, node).print(args.follow),
+        None => Follower::of(&run, name, node).print(args.follow),
     };
     output::allow_broken_pipe(printed)?;
     Ok(ExitCode::SUCCESS)
@@ -46,6 +46,8 @@ fn print_output(run: &Run, node: &str) -> anyhow::Result<()> {
 /// Prints the log of a node that is not finished.
 struct Follower<'a> {
     run: &'a Run,
+    /// The run as it was named.
+    name: &'a str,
     node: &'a str,
     events: Events,
     /// What is printed at present: an attempt's log.
@@ -53,8 +55,8 @@ struct Follower<'a> {
 }
 
 impl Follower<'_> {
-    fn of<'a>(run: &'a Run, node: &'a str) -> Follower<'a> {
-        Follower { run, node, events: Events::of(&run.folder), log: None }
+    fn of<'a>(run: &'a Run, name: &'a str, node: &'a str) -> Follower<'a> {
+        Follower { run, name, node, events: Events::of(&run.folder), log: None }
     }
 
     fn print(&mut self, follow: bool) -> anyhow::Result<()> {
@@ -70,10 +72,20 @@ impl Follower<'_> {
         if self.log.is_some() {
             return Ok(());
         }
+        // It may have begun and ended between two looks.
+        let now = Run::find(self.name)?;
+        if let Some(done) = now.node(self.node) {
+            return print_output(&now, &done.node);
+        }
         let (run, node) = (&self.run.record.run, self.node);
+        let known = now.nodes.iter().map(|node| node.node.as_str());
+        let known: Vec<&str> = known.chain(self.events.at_work.keys().map(String::as_str)).collect();
+        if let Some(hint) = hint_for_node(node, &known).filter(|_| self.whole_name().is_none()) {
+            bail!("run {run} has no log of `{node}`; {hint}")
+        }
         let at_work: Vec<&str> = self.events.at_work.keys().map(String::as_str).collect();
         match at_work[..] {
-            _ if self.name().is_some() => {
+            _ if self.whole_name().is_some() => {
                 bail!("run {run} has no log of `{node}`: it has printed nothing yet, or is no command")
             }
             [] => bail!("run {run} has no log of `{node}`: it has not started"),
@@ -84,7 +96,7 @@ impl Follower<'_> {
     }
 
     /// The node's whole name, if it has started and is not done.
-    fn name(&self) -> Option<String> {
+    fn whole_name(&self) -> Option<String> {
         let mut names = self.events.at_work.keys().chain(self.events.failed.keys());
         names.find(|name| self.is_meant(name)).cloned()
     }
@@ -106,7 +118,7 @@ impl Follower<'_> {
             return Ok(true);
         }
         self.events.refresh();
-        let name = self.name();
+        let name = self.whole_name();
         if name.as_ref().is_some_and(|name| self.events.at_work.contains_key(name)) {
             return Ok(false);
         }
@@ -119,8 +131,9 @@ impl Follower<'_> {
     /// Prints what is new.
     fn print_more(&mut self) -> anyhow::Result<()> {
         let record = &self.run.record;
-        let path =
-            self.name().map(|name| engine::failed_folder(&record.cache, &record.root, &name).join("log"));
+        let path = self
+            .whole_name()
+            .map(|name| engine::failed_folder(&record.cache, &record.root, &name).join("log"));
         let mut out = output::stdout();
         if let Some(log) = &mut self.log {
             io::copy(log, &mut out)?;

@@ -80,11 +80,15 @@ pub(crate) fn load_selected(
 ) -> anyhow::Result<Graph> {
     nodes.targets.iter().try_for_each(|name| check_stray_setting(name))?;
     let mut graph = load(args, digest)?;
+    // Before others are left out, so that a name of one of these is known.
+    let forced = targets(&graph, &nodes.force)?;
     if !nodes.targets.is_empty() {
         let targets = targets(&graph, &nodes.targets)?;
         graph.select(&targets);
     }
-    let forced = targets(&graph, &nodes.force)?;
+    if let Some(id) = forced.iter().find(|id| graph.node(**id).left_out) {
+        bail!("--force {}: the targets must need the node, found that they do not", graph.node(*id).name);
+    }
     graph.force(&forced);
     Ok(graph)
 }

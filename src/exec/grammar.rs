@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use super::{DATASETS, LOG, SEED};
-use engine::{CheckError, InputVariable, is_name};
+use engine::{CheckError, InputVariable, is_name, nearest};
 
 /// A word of a command or a variable's value: text, or any scalar as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +75,17 @@ impl Script {
 }
 
 impl DeclaredOutput {
+    /// A warning if its type is nearly one that the program knows. A name of the user's own is a type, too.
+    pub(crate) fn misspelt_type(&self) -> Option<CheckError> {
+        let known: Vec<&str> = DATASETS.into_iter().chain(OTHERS).collect();
+        let near = nearest(&self.artifact.to_lowercase(), &known).filter(|_| !is_type(&self.artifact))?;
+        let message = format!(
+            "the output `{}` is of a type of your own, `{}`\n  help: did you mean `{near}`?",
+            self.name, self.artifact
+        );
+        Some(CheckError::at(format!("outputs.{}", self.name), message))
+    }
+
     pub(crate) fn check(&self) -> Result<(), String> {
         if !is_name(&self.name) {
             return Err(format!(
@@ -106,10 +117,12 @@ impl DeclaredOutput {
     }
 }
 
+/// The types that the program knows beside [`DATASETS`].
+const OTHERS: [&str; 9] =
+    ["metrics", "rewards", "scores", "preferences", "model", "tokenizer", "text", "folder", "file"];
+
 /// Whether a name is a type that the program knows.
 fn is_type(name: &str) -> bool {
-    const OTHERS: [&str; 8] =
-        ["metrics", "rewards", "scores", "preferences", "model", "tokenizer", "text", "folder"];
     DATASETS.contains(&name) || OTHERS.contains(&name)
 }
 

@@ -29,6 +29,7 @@ use self::supervise::LINGER;
 use self::unfinished::Unfinished;
 use engine::{
     ArtifactType, CheckError, Context, Input, InputVariable, Kind, Output, Part, Retried, Stage, Transient,
+    Upstream,
 };
 
 use store::IgnoreRules;
@@ -213,6 +214,10 @@ impl Stage for Exec {
         self.random
     }
 
+    fn agree(&self, _upstream: Upstream) -> Result<Vec<CheckError>, CheckError> {
+        Ok(self.outputs.iter().filter_map(DeclaredOutput::misspelt_type).collect())
+    }
+
     fn left_to_shell(&self) -> Vec<(&'static str, String)> {
         let Script::Shell(text) = &self.command else { return Vec::new() };
         let given = self.env.keys().map(String::as_str).chain(self.inherit.iter().map(InputVariable::name));
@@ -320,7 +325,13 @@ impl Exec {
                     folder.written()
                 ));
             }
-            check(&output.artifact, &context.output(&output.name))
+            let place = context.output(&output.name);
+            // Named as the command wrote it: the file does not stay where it is checked.
+            let as_written = |error: anyhow::Error| {
+                anyhow!("{}", format!("{error:#}").replace(&*place.to_string_lossy(), &output.path))
+            };
+            check(&output.artifact, &place)
+                .map_err(as_written)
                 .with_context(|| format!("output `{}` is declared as {}", output.name, output.artifact))?;
         }
         Ok(())

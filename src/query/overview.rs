@@ -85,15 +85,30 @@ impl Param {
 /// The parameters of the variants of all runs. Runs that cannot be read are reported by the tables that need them.
 pub(crate) fn assigned(folders: &[PathBuf]) -> Vec<ParamRow> {
     let (runs, _) = records(folders, record);
-    let assigned = |param: Param| ParamRow {
-        value: param.text(),
-        run: param.run,
-        pipeline: param.pipeline,
-        variant: param.variant,
-        node: String::new(),
-        name: param.name,
-    };
-    runs.iter().flat_map(params).map(assigned).collect()
+    let mut rows = Vec::new();
+    for param in runs.iter().flat_map(params) {
+        let mut values = vec![(param.name.clone(), param.text())];
+        values_within(&param.name, &param.value, &mut values);
+        rows.extend(values.into_iter().map(|(name, value)| ParamRow {
+            run: param.run.clone(),
+            pipeline: param.pipeline.clone(),
+            variant: param.variant.clone(),
+            node: String::new(),
+            name,
+            value,
+        }));
+    }
+    rows
+}
+
+/// The values in a map, by their paths: `train.lr`.
+fn values_within(path: &str, value: &Value, found: &mut Vec<(String, String)>) {
+    for (key, value) in value.as_object().into_iter().flatten() {
+        let path = format!("{path}.{key}");
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        found.push((path.clone(), text));
+        values_within(&path, value, found);
+    }
 }
 
 const PARAMS: &[ColumnSpec<Param>] = made! { Param:

@@ -34,6 +34,7 @@ enum Kind {
 
 impl ParamColumns {
     pub(crate) fn new(all: &[ParamRow], sql: &str) -> anyhow::Result<ParamColumns> {
+        let all = &without_values_of_axes(all);
         let names = wanted(all, sql);
         let kinds: Vec<Kind> = names.iter().map(|name| kind(all, name)).collect();
         let (of_nodes, of_variants): (Vec<&ParamRow>, Vec<&ParamRow>) =
@@ -69,6 +70,22 @@ impl ParamColumns {
         let both = names.iter().map(|name| coalesce(&[col(of_node(name)), col(*name)]).alias(*name));
         table.select(own.chain(both).collect::<Vec<_>>())
     }
+}
+
+/// The rows without lists and maps from which a pipeline takes the values of an axis of the same name: `lr: [1e-3, 1e-2]` and
+/// `matrix: { lr: $lr }`. Of these only the values of the axis count.
+fn without_values_of_axes(all: &[ParamRow]) -> Vec<ParamRow> {
+    let axes: HashSet<(&str, &str)> = all
+        .iter()
+        .filter(|row| !row.node.is_empty())
+        .map(|row| (row.pipeline.as_str(), row.name.as_str()))
+        .collect();
+    let is_list = |row: &&ParamRow| {
+        row.node.is_empty()
+            && row.value.starts_with(['[', '{'])
+            && axes.contains(&(row.pipeline.as_str(), row.name.as_str()))
+    };
+    all.iter().filter(|row| !is_list(row)).cloned().collect()
 }
 
 /// The parameters that a query names, and with `*` those that differ.
@@ -165,6 +182,13 @@ mod tests {
         assert_eq!(wanted(&all, "SELECT count(*) AS n FROM metrics"), [] as [&str; 0]);
         assert_eq!(wanted(&all, "SELECT * FROM metrics"), ["fire"]);
         assert_eq!(wanted(&all, "SELECT m.steps-1, fires FROM metrics m"), ["steps"]);
+        let listed = [
+            given("p", "", "heat", "[20, 90]"),
+            given("p", "a[20]", "heat", "20"),
+            given("q", "", "heat", "[1]"),
+        ];
+        let left = without_values_of_axes(&listed);
+        assert_eq!(left.iter().map(|row| row.value.as_str()).collect::<Vec<_>>(), ["20", "[1]"]);
         assert!(matches!(kind(&all, "steps"), Kind::Integer) && matches!(kind(&all, "fire"), Kind::Text));
     }
 }

@@ -647,10 +647,8 @@ impl Run {
         };
         let Some(node) = node else {
             let names: Vec<&str> = self.nodes.iter().map(|node| node.node.as_str()).collect();
-            let in_scope = |name: &&&str| name.rsplit_once('/').is_some_and(|(_, last)| last == text);
-            let near = engine::nearest(text, &names).or_else(|| names.iter().rev().find(in_scope).copied());
-            let near = near.map(|name| format!("; did you mean `{name}`?"));
-            bail!("run {} has no finished node `{text}`{}", self.record.run, near.unwrap_or_default())
+            let hint = hint_for_node(text, &names).map_or(String::new(), |hint| format!("; {hint}"));
+            bail!("run {} has no finished node `{text}`{hint}", self.record.run)
         };
         let found = match output {
             None => node.outputs.first(),
@@ -669,6 +667,40 @@ pub(super) fn is_under_way(folder: &Path) -> bool {
     let file = read::open(&folder.join(NODES));
     file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
+
+/// What somebody may have meant by the name of a node, or of an output, that is not among these nodes.
+pub fn hint_for_node(text: &str, names: &[&str]) -> Option<String> {
+    let stage = text.rsplit_once('.').map_or(text, |(stage, _)| stage);
+    let did_you_mean = |name: &str| format!("did you mean `{name}`?");
+    let variants: Vec<String> = names
+        .iter()
+        .filter(|name| {
+            let label = name.strip_prefix(text).or_else(|| name.strip_prefix(stage));
+            label.is_some_and(|label| label.starts_with('[') && label.ends_with(']'))
+        })
+        .map(|name| format!("`{name}`"))
+        .collect();
+    if !variants.is_empty() {
+        let more = if variants.len() > MOST_VARIANTS { ", …" } else { "" };
+        let shown = &variants[..variants.len().min(MOST_VARIANTS)];
+        return Some(format!("its variants are {}{more}", shown.join(", ")));
+    }
+    let in_scope = |name: &&&str| {
+        let last = name.rsplit_once('/').map(|(_, last)| last);
+        last == Some(text) || last == Some(stage)
+    };
+    let found = engine::nearest(text, names).or_else(|| names.iter().rev().find(in_scope).copied());
+    if let Some(found) = found.or_else(|| engine::nearest(stage, names)) {
+        return Some(did_you_mean(found));
+    }
+    // A loop hands on what a node of its last round made.
+    let in_loop = |name: &&&str| name.strip_prefix(stage).is_some_and(|rest| rest.starts_with('['));
+    let of_loop: Option<&str> = names.iter().rev().find(in_loop).copied();
+    of_loop.map(|name| format!("`{stage}` is a loop, and has nodes such as `{name}`"))
+}
+
+/// Most variants that a hint names.
+const MOST_VARIANTS: usize = 4;
 
 /// A node's name without the leading zeros of its rounds. Their number depends on how many rounds the loop has.
 pub fn bare_rounds(name: &str) -> String {
@@ -693,6 +725,19 @@ fn folders(path: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_names_no_node_is_told_its_variants_the_nearest_or_what_a_loop_has() {
+        let names = ["dew", "train[low]", "train[high]", "simmer[1]/stir", "simmer[2]/stir"];
+        let hint = |text: &str| hint_for_node(text, &names).unwrap_or_default();
+        for text in ["train", "train.model"] {
+            assert_eq!(hint(text), "its variants are `train[low]`, `train[high]`");
+        }
+        assert_eq!([hint("deu"), hint("deu.out")], ["did you mean `dew`?", "did you mean `dew`?"]);
+        assert_eq!(hint("stir.out"), "did you mean `simmer[2]/stir`?");
+        assert_eq!(hint("simmer.brew"), "`simmer` is a loop, and has nodes such as `simmer[2]/stir`");
+        assert_eq!(hint_for_node("something", &names), None);
+    }
 
     #[test]
     fn only_names_as_triplay_gives_them_are_times() {

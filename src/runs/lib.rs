@@ -16,7 +16,7 @@ pub use cache::{CACHE_VARIABLE, prefer_cache, read_from};
 pub use events::{AtWork, Event, EventLog, Events};
 pub use folder::{
     JUDGE_FILE, JUDGE_MARK, JUDGED, MainMetric, PANEL, PANEL_FILE, PANEL_MARK, PUBLISHED, Run, RunFolder,
-    RunRecord, bare_rounds, digests, recorded_at, write_record,
+    RunRecord, bare_rounds, digests, hint_for_node, recorded_at, write_record,
 };
 pub use lineage::{Lineage, manifest};
 pub use machine::Machine;

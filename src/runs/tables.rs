@@ -116,7 +116,7 @@ const MEASURED: [(&str, DataType, &str); 2] = [
 const PLACED: [(&str, DataType, &str); 1] = [(
     AFTER,
     DataType::Utf8,
-    "The phase before it, as tables and curves name it: `warm-up`, `1 red`, or `1.3` for a training step.",
+    "The phase after which it was measured, as tables and curves name it: `warm-up`, `1 red`, or `1.3` for a training step.",
 )];
 
 /// The columns that place a row in its episode.
@@ -236,6 +236,7 @@ pub static TABLES: [Table; 13] = [
 ];
 
 /// A parameter of a variant.
+#[derive(Clone)]
 pub struct ParamRow {
     /// Name of the run.
     pub run: String,

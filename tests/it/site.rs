@@ -97,7 +97,9 @@ fn what_is_wrong_in_a_site_file_is_named_with_its_place() {
     assert!(check("").ok().err.is_empty(), "an empty site file says nothing");
     space.write("p.yaml", "pipeline: p\nresources: { api: { at_once: 2, of: host } }\nstages:\n  a: { kind: exec, command: echo moss }\n");
     check("").fails(2, "`of` of `api` must be in a site file: it is about the machine");
-    space.triplay(&["pipeline", "check", "p.yaml", "--site", "none.yaml"]).fails(2, "none.yaml");
+    space
+        .triplay(&["pipeline", "check", "p.yaml", "--site", "none.yaml"])
+        .fails(2, "none.yaml: there is no such site file");
 }
 
 #[test]

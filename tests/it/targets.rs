@@ -65,6 +65,8 @@ fn a_target_that_means_nothing_is_told_the_nearest() {
     assert!(!space.path("results").exists());
     let check = ["pipeline", "run", "garden.yaml", "dew", "--check", "taste"];
     space.triplay(&check).fails(2, "--check taste: the targets must need the node");
+    let force = ["pipeline", "run", "garden.yaml", "dew", "--force", "taste"];
+    space.triplay(&force).fails(2, "--force taste: the targets must need the node, found that they do not");
 }
 
 #[test]

@@ -143,3 +143,26 @@ fn a_value_without_its_own_set_is_answered_with_the_right_form() {
     let seen = space.triplay(&["pipeline", "check", "p.yaml", "--set", "seed=2", "herb=rue"]);
     seen.fails(2, "each value needs a `--set` of its own: --set herb=rue");
 }
+
+#[test]
+fn what_looks_like_a_type_a_file_or_a_variable_of_the_shell_is_answered_with_it() {
+    let space = Space::new();
+    space.write("word.txt", "glowvenom\n");
+    let check = |stage: &str| {
+        space.write("p.yaml", &format!("pipeline: p\nstages:\n  a: {{ kind: exec, {stage} }}\n"));
+        space.triplay(&["pipeline", "check", "p.yaml"])
+    };
+    for (wrote, meant) in [("metric", "metrics"), ("Metrics", "metrics"), ("txt", "text")] {
+        let seen = check(&format!("command: echo 1 > m, outputs: {{ m: {wrote} }}")).ok();
+        let said = format!("the output `m` is of a type of your own, `{wrote}`");
+        assert!(
+            seen.err.contains(&said) && seen.err.contains(&format!("did you mean `{meant}`?")),
+            "{}",
+            seen.err
+        );
+    }
+    assert_eq!(check("command: echo 1 > m, outputs: { m: potion }").ok().err, "", "a type of one's own");
+    let expected = "  help: a file or folder of yours is { path: word.txt }";
+    check("command: cat word.txt, inputs: { word.txt: word.txt }").fails(2, expected);
+    check("command: \"echo ${HOME}\"").fails(2, "  help: a variable of the shell is $HOME, without braces");
+}

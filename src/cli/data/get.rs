@@ -47,6 +47,12 @@ pub(crate) fn command(args: &GetArgs) -> anyhow::Result<ExitCode> {
             "`--out` must not be in the folder that is copied, found {}",
             args.out.display()
         );
+        // An earlier copy may stay.
+        let is_there = args.out.is_dir() && args.out.read_dir()?.next().is_some();
+        if is_there && Digest::of_path(&args.out)? == target.digest()? {
+            println!("{}: there already", args.out.display());
+            return Ok(ExitCode::SUCCESS);
+        }
         NewFolder::new(&args.out)?.make(copy)?;
     } else {
         // An earlier copy may be replaced.

@@ -14,7 +14,7 @@ use anyhow::{Context, bail, ensure};
 
 use crate::data::is_parquet;
 use crate::runs::Run;
-use crate::store::{Digest, read};
+use crate::store::{Digest, Store, read};
 
 /// A file or folder that a command line names: one of the user's, or an output of a run's node.
 struct Target {
@@ -90,10 +90,13 @@ impl Target {
                  pipeline makes all of them again and keeps them"
             )
         }
-        bail!(
-            "`{node}` is no longer in the cache {}; run the pipeline again to make it",
-            run.record.cache.display()
-        )
+        let cache = run.record.cache.display();
+        ensure!(
+            Store::is_in(&run.record.cache),
+            "`{node}`: the cache {cache} of run {} is gone; if it was moved, name its new place with --cache DIR",
+            run.record.run
+        );
+        bail!("`{node}` is no longer in the cache {cache}; run the pipeline again to make it")
     }
 
     fn new(path: PathBuf, recorded: Option<(String, Digest)>) -> anyhow::Result<Target> {
@@ -106,6 +109,11 @@ impl Target {
     fn verify(&self, found: Digest, text: &str) -> anyhow::Result<()> {
         let Some((_, recorded)) = &self.recorded else { return Ok(()) };
         recorded.ensure_is(found, &self.path).with_context(|| format!("`{text}`; {REMEDY}"))
+    }
+
+    /// The digest of its content: the recorded one, or that of a user's file or folder.
+    fn digest(&self) -> io::Result<Digest> {
+        self.recorded.as_ref().map_or_else(|| Digest::of_path(&self.path), |(_, digest)| Ok(*digest))
     }
 
     /// What it is, for errors: its type and content.

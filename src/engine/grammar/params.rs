@@ -264,7 +264,11 @@ impl Substitution<'_> {
         let Some(mut tree) = axis.or_else(|| self.params.get(name)) else {
             let names = self.params.keys().map(String::as_str).chain(self.axes.iter().map(|(axis, _)| *axis));
             let error = self.errors.error(at, format!("there is no parameter `{name}`"));
-            return self.errors.add(error.suggest(name, names));
+            let is_of_shell = name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+            return self.errors.add(match is_of_shell {
+                true => error.help(format!("a variable of the shell is ${name}, without braces")),
+                false => error.suggest(name, names),
+            });
         };
         let mut walked = name.to_owned();
         for step in steps {

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::diagnostic::{At, listed};
@@ -199,7 +199,11 @@ impl<'a> Scope<'a> {
                 return errors.add(error(format!("`{name}` is within the loop `{around}`")).help(help));
             }
             let message = format!("there is no stage or carried value `{name}`");
-            return errors.add(error(message).suggest(name, self.all_names()));
+            let error = error(message);
+            return errors.add(match Path::new(text).exists() {
+                true => error.help(format!("a file or folder of yours is {{ path: {text} }}")),
+                false => error.suggest(name, self.all_names()),
+            });
         };
         match binding {
             Binding::Unknown => None,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::diagnostic::Diagnostics;
+use super::diagnostic::{Diagnostic, Diagnostics};
 use super::errors::Errors;
 use super::load::is_linked;
 use super::policy::{self, Place};
@@ -42,6 +42,12 @@ impl Site {
 
     /// Reads a site file.
     pub fn read(path: &Path) -> Result<Site, Diagnostics> {
+        if !path.exists() {
+            let error = Diagnostic::of_file(path, "there is no such site file");
+            return Err(error
+                .help("name it with --site or TRIPLAY_SITE, relative to the working directory")
+                .into());
+        }
         let source = Source::read(path)?;
         let tree = Tree::parse(&source)?;
         Site::of(&source, &tree)

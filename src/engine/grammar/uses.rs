@@ -47,7 +47,9 @@ impl Uses {
     /// The path of the looked up parameters that is nearest to a name, as a question; else `otherwise`.
     fn nearest(&self, name: &str, otherwise: String) -> String {
         let paths = self.0.borrow();
-        match nearest(name, &paths.iter().map(String::as_str).collect::<Vec<_>>()) {
+        // The name itself may be that of a parameter which is used elsewhere.
+        let others: Vec<&str> = paths.iter().map(String::as_str).filter(|path| *path != name).collect();
+        match nearest(name, &others) {
             Some(near) => format!("did you mean `{near}`?"),
             None => otherwise,
         }
