@@ -70,7 +70,11 @@ pub fn main_metric(rows: &[RunMetricRow]) -> Option<MainMetric> {
     // Measures without a known value say nothing.
     shown(rows).iter().find_map(|measure| {
         let all = series(&runs, measure);
-        let last = |series: &Series| Some(estimate(&series.last().into_values().collect::<Vec<_>>())?.mean);
+        let last = |series: &Series| {
+            let mean = estimate(&series.last().into_values().collect::<Vec<_>>())?.mean;
+            // JSON has no other numbers.
+            Some(mean).filter(|mean| mean.is_finite())
+        };
         let values: Vec<f64> = all.iter().filter_map(last).collect();
         let (least, most) =
             (values.iter().copied().reduce(f64::min)?, values.iter().copied().reduce(f64::max)?);

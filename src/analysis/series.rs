@@ -64,18 +64,21 @@ impl Series {
     pub fn names(&self) -> Vec<&str> {
         let mut samples: Vec<&Vec<(String, Option<f64>)>> = self.samples.values().collect();
         samples.sort_by_key(|values| std::cmp::Reverse(values.len()));
-        let mut phases: Vec<&str> = Vec::new();
-        for (phase, _) in samples.iter().copied().flatten() {
-            if !phases.contains(&phase.as_str()) {
-                phases.push(phase);
-            }
-        }
-        phases
+        let mut known: HashSet<&str> = HashSet::new();
+        let phases = samples.into_iter().flatten().map(|(phase, _)| phase.as_str());
+        phases.filter(|phase| known.insert(phase)).collect()
     }
 
     /// The estimate after each phase, over the samples that have it.
     pub fn phases(&self) -> Vec<(String, Estimate)> {
-        let at = |phase: &str| estimate(&self.after(phase).into_values().collect::<Vec<f64>>());
+        let mut values: HashMap<&str, Vec<f64>> = HashMap::new();
+        for sample in self.samples.values() {
+            let mut known: HashSet<&str> = HashSet::new();
+            for (phase, value) in sample.iter().filter(|(phase, _)| known.insert(phase)) {
+                values.entry(phase).or_default().extend(value);
+            }
+        }
+        let at = |phase: &str| estimate(values.get(phase)?);
         self.names().into_iter().filter_map(|phase| Some((phase.to_owned(), at(phase)?))).collect()
     }
 }

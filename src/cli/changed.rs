@@ -1,22 +1,24 @@
 //! The user's files that were changed while a run was under way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use crate::engine::Graph;
+use crate::engine::{Graph, NodeReport};
 use crate::store::{Digest, Selection};
 
 /// Most nodes that a line names.
 const MOST_NODES: usize = 3;
 
-/// A line for each file of the user's that has another content than the run used.
+/// A line for each file of the user's that has another content than the run used for these nodes, which are recorded.
 pub(crate) fn changed_files(
     graph: &Graph,
+    recorded: &[NodeReport],
     digest: &dyn Fn(&Path, &Selection) -> io::Result<Digest>,
 ) -> Vec<String> {
     let mut readers: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
-    for id in graph.selected() {
+    let recorded: HashSet<&str> = recorded.iter().map(|node| node.node.as_str()).collect();
+    for id in graph.selected().filter(|id| recorded.contains(graph.node(*id).name.as_str())) {
         for file in graph.files_of(id) {
             readers.entry(file).or_default().push(&graph.node(id).name);
         }

@@ -212,7 +212,7 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
         (record.digest, record.files, record.incomplete) = (digest, files, missing);
         record.unchanged = unchanged;
     });
-    changed_files(&graph, &hash).iter().for_each(|line| ledger.message(line));
+    changed_files(&graph, &nodes, &hash).iter().for_each(|line| ledger.message(line));
     ledger.show_critical_path(&graph);
     warn_trace(ledger.write_trace());
     print_phases(&metrics);

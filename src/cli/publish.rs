@@ -10,7 +10,7 @@ use crate::analysis;
 use crate::data::is_parquet;
 use crate::engine::{Graph, NodeReport};
 use crate::runs::PUBLISHED;
-use crate::store::{Digest, Store, copy_content};
+use crate::store::{Digest, Store, copy_content, read};
 use output::{Destination, NewFolder};
 
 /// Publishes what the nodes made, and leaves what stands there already. What a loop handed on and did not keep is left out.
@@ -45,9 +45,11 @@ fn put(source: &Path, digest: &Digest, run: &Path, mut at: PathBuf, copy: bool) 
     if at.extension().is_none() && source.is_file() && is_parquet(source)? {
         at.set_extension("parquet");
     }
+    // Never through a link: it may be one of an earlier `publish` that leads into the cache, or a stranger's.
+    let around = read::inside(run, &at.parent().unwrap_or(Path::new("")).to_string_lossy())
+        .context("remove the link, or run the pipeline with other parameters for a new run")?;
     let place = run.join(&at);
-    let around = place.parent().unwrap_or(run);
-    fs::create_dir_all(around).with_context(|| format!("cannot create {}", around.display()))?;
+    fs::create_dir_all(&around).with_context(|| format!("cannot create {}", around.display()))?;
     if !copy {
         return analysis::link_in_run(run, &at, source);
     }

@@ -1,6 +1,7 @@
 //! Metrics that another program wrote: Parquet, JSON or CSV, detected by the content.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::{Deserializer, Value};
@@ -30,8 +31,12 @@ pub fn metrics(path: &Path, subject: &str) -> Result<Vec<MetricRow>> {
 }
 
 fn rows(path: &Path, form: Form, subject: &str) -> Result<Vec<MetricRow>> {
-    let records = match form {
-        Form::Rows => return Ok(read::<MetricRow>(path)?),
+    let mut records = match form {
+        Form::Rows => {
+            let mut rows = read::<MetricRow>(path)?;
+            rows.retain(|row| row.value.is_finite());
+            return Ok(rows);
+        }
         Form::Parquet => table(path, "parquet")?,
         Form::Text(content) if content.trim_start().starts_with(['{', '[']) => json(path, &content)?,
         Form::Text(_) => table(path, "csv")?,
@@ -44,7 +49,9 @@ fn rows(path: &Path, form: Form, subject: &str) -> Result<Vec<MetricRow>> {
             format!("`{STEP}` must be given, since there are {} records; found none", records.len());
         return Err(wrong(record.place.clone(), message));
     }
-    let mut rows = Vec::new();
+    // A curve is in the order of its steps.
+    records.sort_by_key(|record| record.step);
+    let (mut rows, mut known) = (Vec::new(), HashSet::new());
     for record in &records {
         for (name, value) in &record.values {
             let (own, metric) = match &record.subject {
@@ -56,6 +63,10 @@ fn rows(path: &Path, form: Form, subject: &str) -> Result<Vec<MetricRow>> {
                 (Some(step), None) => format!("{STEP} {step}"),
                 (None, phase) => phase.clone().unwrap_or_else(|| RESULT.to_owned()),
             };
+            if !known.insert((phase.clone(), own, metric)) {
+                let message = format!("`{metric}` of `{own}` must have one value in `{phase}`, found two");
+                return Err(wrong(record.place.clone(), message));
+            }
             rows.push(MetricRow {
                 phase,
                 subject: own.to_owned(),
@@ -66,7 +77,7 @@ fn rows(path: &Path, form: Form, subject: &str) -> Result<Vec<MetricRow>> {
             });
         }
     }
-    match rows.is_empty() {
+    match rows.is_empty() && !records.iter().any(|record| record.is_unknown) {
         true => Err(wrong(file(), "there must be a number, found none".into())),
         false => Ok(rows),
     }
@@ -115,11 +126,31 @@ struct Record {
     /// Whether it is one metric of several in its phase.
     is_long: bool,
     values: Vec<(String, f64)>,
+    /// Whether it names a metric whose value is not known, such as `NaN`.
+    is_unknown: bool,
 }
 
 impl Record {
     fn new(place: String) -> Record {
-        Record { place, step: None, phase: None, subject: None, count: 1, is_long: false, values: Vec::new() }
+        let (step, phase, subject) = (None, None, None);
+        Record {
+            place,
+            step,
+            phase,
+            subject,
+            count: 1,
+            is_long: false,
+            values: Vec::new(),
+            is_unknown: false,
+        }
+    }
+
+    /// Adds a value. One that is not finite is not known.
+    fn add(&mut self, name: &str, value: f64) {
+        match value.is_finite() {
+            true => self.values.push((name.to_owned(), value)),
+            false => self.is_unknown = true,
+        }
     }
 }
 
@@ -148,7 +179,7 @@ fn json(path: &Path, content: &str) -> Result<Vec<Record>> {
             let error = || wrong(place, format!("`{STEP}` must be a whole number from 0, found {step}"));
             record.step = Some(found.ok_or_else(error)?);
         }
-        flatten("", &Value::Object(object), &mut record.values);
+        flatten("", &Value::Object(object), &mut record);
         Ok(record)
     };
     objects.into_iter().enumerate().map(record).collect()
@@ -185,18 +216,19 @@ fn without_nan(content: &str) -> Cow<'_, str> {
     kept.into()
 }
 
-/// The numbers below a value, by their keys. Texts, lists and missing values are no metrics.
-fn flatten(name: &str, value: &Value, numbers: &mut Vec<(String, f64)>) {
+/// Takes the numbers below a value, by their keys. Texts and lists are no metrics.
+fn flatten(name: &str, value: &Value, record: &mut Record) {
     match value {
         Value::Object(object) => {
             for (key, value) in object {
                 let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
-                flatten(&name, value, numbers);
+                flatten(&name, value, record);
             }
         }
-        Value::Bool(is) => numbers.push((name.to_owned(), f64::from(u8::from(*is)))),
-        Value::Number(number) => numbers.extend(number.as_f64().map(|value| (name.to_owned(), value))),
-        Value::Null | Value::String(_) | Value::Array(_) => {}
+        Value::Bool(is) => record.add(name, f64::from(u8::from(*is))),
+        Value::Number(number) => record.add(name, number.as_f64().unwrap_or(f64::NAN)),
+        Value::Null => record.is_unknown = true,
+        Value::String(_) | Value::Array(_) => {}
     }
 }
 
@@ -237,12 +269,13 @@ fn table(path: &Path, ending: &str) -> Result<Vec<Record>> {
                     let value = cell.parse();
                     let error =
                         |_| wrong(place(), format!("`value` must be a number or empty, found `{cell}`"));
-                    record.values.push((String::new(), value.map_err(error)?));
+                    record.add("", value.map_err(error)?);
                 }
                 // A column of texts is no metric, and a value that is not finite is not known.
                 _ if !is_long => {
-                    let value = cell.parse().ok().filter(|value: &f64| value.is_finite());
-                    record.values.extend(value.map(|value| ((*column).to_owned(), value)));
+                    if let Ok(value) = cell.parse() {
+                        record.add(column, value);
+                    }
                 }
                 _ => {}
             }
@@ -296,6 +329,12 @@ mod tests {
             "what diverged is not known"
         );
         assert_eq!(read("step,loss,note\n1,nan,inf\n2,1,\n").unwrap(), ["step 2: own.loss 1 1"]);
+        assert_eq!(read(r#"{"loss": NaN}"#).unwrap(), [] as [&str; 0], "nor does it fail alone");
+        assert_eq!(read("metric,value\nf1,nan\nloss,inf\nrate,1\n").unwrap(), ["result: own.rate 1 1"]);
+        let unsorted = read("step,loss\n10,1\n2,3\n").unwrap();
+        assert_eq!(unsorted, ["step 2: own.loss 3 1", "step 10: own.loss 1 1"], "a curve is in order");
+        let twice = read(r#"{"val.loss": 1, "val": {"loss": 2}}"#).unwrap_err().to_string();
+        assert!(twice.contains("`loss` of `val` must have one value in `result`, found two"), "{twice}");
     }
 
     #[test]

@@ -11,8 +11,8 @@ use polars::prelude::{
 use runs::ParamRow;
 
 /// The columns that identify a variant, and a node in it.
-const VARIANT: [&str; 2] = ["run", "variant"];
-const NODE: [&str; 3] = ["run", "variant", "node"];
+const VARIANT: [&str; 3] = ["run", "pipeline", "variant"];
+const NODE: [&str; 4] = ["run", "pipeline", "variant", "node"];
 
 /// The parameters that a query needs.
 pub(crate) struct ParamColumns {
@@ -112,9 +112,15 @@ fn wanted(all: &[ParamRow], sql: &str) -> Vec<String> {
 /// The narrowest kind that holds all values of a parameter.
 fn kind(all: &[ParamRow], name: &str) -> Kind {
     let values = || all.iter().filter(|row| row.name == name).map(|row| row.value.as_str());
-    if values().all(|value| value.parse::<i64>().is_ok()) {
+    // `007` is a text.
+    let is_padded = |value: &str| {
+        let digits = value.trim_start_matches('-');
+        digits.starts_with('0') && digits[1..].starts_with(|next: char| next.is_ascii_digit())
+    };
+    let is_number = |value: &str| value.parse().is_ok_and(f64::is_finite) && !is_padded(value);
+    if values().all(|value| value.parse::<i64>().is_ok() && !is_padded(value)) {
         Kind::Integer
-    } else if values().all(|value| value.parse::<f64>().is_ok()) {
+    } else if values().all(is_number) {
         Kind::Number
     } else if values().all(|value| matches!(value, "true" | "false")) {
         Kind::Boolean
@@ -127,11 +133,11 @@ fn kind(all: &[ParamRow], name: &str) -> Kind {
 fn wide(rows: &[&ParamRow], keys: &[&str], names: &[String], kinds: &[Kind]) -> anyhow::Result<DataFrame> {
     let places: HashMap<&str, usize> =
         names.iter().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
-    let mut index: HashMap<[&str; 3], usize> = HashMap::new();
-    let mut found: Vec<[&str; 3]> = Vec::new();
+    let mut index: HashMap<[&str; 4], usize> = HashMap::new();
+    let mut found: Vec<[&str; 4]> = Vec::new();
     let mut values: Vec<Vec<Option<&str>>> = vec![Vec::new(); names.len()];
     for row in rows {
-        let key = [row.run.as_str(), &row.variant, &row.node];
+        let key = [row.run.as_str(), &row.pipeline, &row.variant, &row.node];
         let at = *index.entry(key).or_insert(found.len());
         if at == found.len() {
             found.push(key);

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -62,13 +63,15 @@ impl PartialOutputs {
         Ok(partial)
     }
 
-    /// The list of a process that is gone; `None` if there is none that triplay can have written.
+    /// The list of a process that is gone; `None` if there is none that triplay can have written for this user.
     fn read(cache: &Path, workspace: &Path) -> Option<PartialOutputs> {
+        let is_own = [workspace, &workspace.join(FILE)].into_iter().all(is_own);
         let text = read::bytes(&workspace.join(FILE), MAX_TEXT_BYTES).ok()?;
         let partial: PartialOutputs = serde_json::from_slice(&text).ok()?;
         let is_plain = |path: &Path| path.components().all(|part| matches!(part, Component::Normal(_)));
         let names = partial.outputs.iter().map(|output| Path::new(&output.name));
-        let is_sound = is_plain(&partial.kept)
+        let is_sound = is_own
+            && is_plain(&partial.kept)
             && partial.kept.starts_with("failed")
             && is_plain(&partial.folder)
             && names.clone().all(|name| is_plain(name) && name.components().count() == 1);
@@ -85,26 +88,55 @@ impl PartialOutputs {
 
     /// Returns whether there was something, and it is kept.
     fn keep_one(&self, output: &PartialOutput) -> bool {
-        let kept = self.cache.join(&self.kept).join(&output.name);
+        // Other users of the cache may have put a link there.
+        let Ok(kept) = read::inside(&self.cache, &self.kept.join(&output.name).to_string_lossy()) else {
+            return false;
+        };
         let taken = self.workspace.join(&output.name);
         // A link may lead anywhere. What it leads to in the folder is what the command meant.
         let folder = fs::canonicalize(self.workspace.join(&self.folder)).unwrap_or_default();
         let written = fs::canonicalize(folder.join(&output.path)).ok();
         let written = written.filter(|path| path.starts_with(&folder) && *path != folder);
-        let from = if taken.exists() { Some(taken) } else { written };
+        let is_taken = taken.symlink_metadata().is_ok_and(|there| !there.is_symlink());
+        let from = if is_taken { Some(taken) } else { written };
         from.is_some_and(|from| move_to(&from, &kept).is_ok())
     }
 }
 
 /// Moves what a command wrote, which may be write-protected. What an earlier attempt left there is replaced.
 fn move_to(from: &Path, to: &Path) -> io::Result<()> {
-    if to.exists() {
-        remove(to)?;
-    }
     if from.is_dir() {
         unprotect(from);
     }
-    fs::rename(from, to)
+    let name = to.file_name().unwrap_or_default().to_string_lossy();
+    // No output has a name with a dot. The earlier one is lost only when the new one is in its place.
+    let earlier = to.with_file_name(format!(".earlier-{name}"));
+    if to.symlink_metadata().is_ok() {
+        if earlier.symlink_metadata().is_ok() {
+            remove(&earlier)?;
+        }
+        fs::rename(to, &earlier)?;
+    }
+    match fs::rename(from, to) {
+        Ok(()) if earlier.symlink_metadata().is_ok() => remove(&earlier),
+        Err(error) => {
+            let _ = fs::rename(&earlier, to);
+            Err(error)
+        }
+        moved => moved,
+    }
+}
+
+/// Whether a file or folder, and no link, belongs to the user of this process.
+fn is_own(path: &Path) -> bool {
+    let there = fs::symlink_metadata(path);
+    there.is_ok_and(|there| !there.is_symlink() && there.uid() == rustix::process::geteuid().as_raw())
+}
+
+/// Whether a process of another user, which is gone, had outputs to keep: that user keeps them.
+pub(super) fn is_of_another(folder: &Path) -> bool {
+    let mut workspaces = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    !is_own(folder) && workspaces.any(|workspace| workspace.join(FILE).exists())
 }
 
 /// Keeps the outputs of the commands of a process that is gone; `folder` is its folder below `tmp/`. Returns a line for each.

@@ -23,7 +23,7 @@ use super::Digest;
 use super::fail::fail_point;
 use super::format::Locking;
 use super::mutex::lock;
-use super::partial::keep_partial;
+use super::partial::{is_of_another, keep_partial};
 use super::read::{self, MAX_TEXT_BYTES};
 use super::records::close_segment;
 use super::removal::remove;
@@ -428,6 +428,13 @@ impl Watch {
         for name in names(&root.join("tmp"))? {
             if self.living(&sessions.join(&name))?.is_none() {
                 let folder = root.join("tmp").join(&name);
+                // Another process may be clearing it up at the same time.
+                let lock = File::open(&folder);
+                if matches!(lock.as_ref().map(File::try_lock), Ok(Err(TryLockError::WouldBlock)))
+                    || is_of_another(&folder)
+                {
+                    continue;
+                }
                 kept.extend(keep_partial(root, &folder));
                 // Files of another user that cannot be removed are swept by that user.
                 let _ = remove(&folder);

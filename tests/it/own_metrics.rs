@@ -196,6 +196,7 @@ fn a_matrix_over_seeds_that_is_wrong_says_how() {
         space.write("p.yaml", &stage);
         space.triplay(&["pipeline", "check", "p.yaml"])
     };
+    check("{ seeds: [1, 01] }", "").fails(2, "matrix axis `seeds` has the value `01` twice");
     check("{ seeds: [a] }", "")
         .fails(2, "`seeds` must be a list of whole numbers from 0, such as [1, 2, 3], found [\"a\"]");
     check("{ seeds: [1], seed: [2] }", "").fails(2, "`seed` and `seeds` must not be given together");

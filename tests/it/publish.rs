@@ -90,3 +90,33 @@ fn two_stages_that_publish_at_one_path_and_paths_out_of_the_run_are_errors() {
     check("{ path: x, copy: yes please }", "y").fails(2, "`copy` must be true or false");
     check("{ paht: x }", "y").fails(2, "`publish` has no key `paht`");
 }
+
+#[test]
+fn nothing_is_published_through_a_link() {
+    let space = Space::new();
+    let yaml = |first: &str, second: &str| {
+        format!(
+            "pipeline: p\nstages:\n  a: {{ kind: exec, command: mkdir d; echo moss > d/o, outputs: {{ d: folder }}{first} }}\n  \
+             b: {{ kind: exec, command: echo rue > out, outputs: {{ out: text }}{second} }}\n"
+        )
+    };
+    let publish = |yaml: &str| {
+        space.write("p.yaml", yaml);
+        let seen = space.triplay(&["pipeline", "run", "p.yaml"]).ok();
+        let line = seen.out.lines().last().unwrap_or_default();
+        (space.path(line.rsplit(' ').next().unwrap()), seen.err)
+    };
+    // The earlier `publish` left a link to a folder of the cache.
+    publish(&yaml(", publish: x", ""));
+    let (folder, err) = publish(&yaml("", ", publish: x/d"));
+    assert!(err.contains("output `out` of b is not published: remove the link"), "{err}");
+    space.triplay(&["cache", "verify"]).ok();
+    assert_eq!(fs::read_dir(folder.join("outputs/x/d")).unwrap().count(), 1);
+    // A stranger's link in place of the folder.
+    fs::remove_dir_all(folder.join("outputs")).unwrap();
+    fs::create_dir(space.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(space.path("elsewhere"), folder.join("outputs")).unwrap();
+    let (_, err) = publish(&yaml("", ", publish: { path: y, copy: true }"));
+    assert!(err.contains("is a symbolic link, which may lead anywhere"), "{err}");
+    assert_eq!(fs::read_dir(space.path("elsewhere")).unwrap().count(), 0);
+}

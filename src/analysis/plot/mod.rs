@@ -9,6 +9,8 @@ pub use png::{is_png, png};
 pub use svg::{is_svg, svg};
 pub use terminal::terminal;
 
+use std::collections::{HashMap, HashSet};
+
 use super::denominator::Denominator;
 use super::series::{Measure, Series};
 use super::statistics::Estimate;
@@ -21,6 +23,8 @@ pub struct Picture<'a> {
     denominator: Option<Denominator>,
     /// The largest number of seeds of an ablation.
     seeds: usize,
+    /// Whether the values are shown in percent.
+    share: bool,
     axes: Axes,
     curves: Vec<Curve<'a>>,
 }
@@ -45,13 +49,17 @@ struct Axes {
 impl<'a> Picture<'a> {
     /// Lays out a measure's curves, one for each ablation, on common axes.
     pub fn new(measure: &'a Measure, series: &'a [Series], denominator: Option<Denominator>) -> Picture<'a> {
-        let share = is_share(&measure.metric);
+        // A metric that has a share's name but not its range is drawn as it is.
+        let means = || series.iter().flat_map(Series::phases).map(|(_, found)| found.mean);
+        let share = is_share(&measure.metric) && means().all(|mean| (0.0..=1.0).contains(&mean));
         let of_phase =
             |(phase, found): (String, Estimate)| (phase, if share { found.of_shares() } else { found });
         let phases: Vec<Vec<(String, Estimate)>> =
             series.iter().map(|series| series.phases().into_iter().map(of_phase).collect()).collect();
         let axes = axes(&phases, share);
-        let place = |phase: &str| axes.phases.iter().position(|known| known == phase).unwrap_or_default();
+        let places: HashMap<&str, usize> =
+            axes.phases.iter().enumerate().map(|(place, phase)| (phase.as_str(), place)).collect();
+        let place = |phase: &str| places.get(phase).copied().unwrap_or_default();
         let curves = (series.iter().zip(&phases).enumerate())
             .map(|(number, (series, phases))| Curve {
                 number,
@@ -60,7 +68,8 @@ impl<'a> Picture<'a> {
             })
             .collect();
         let seeds = series.iter().map(|series| series.samples.len()).max().unwrap_or(0);
-        Picture { measure, denominator, seeds, axes, curves }
+        drop(places);
+        Picture { measure, denominator, seeds, share, axes, curves }
     }
 
     fn title(&self) -> String {
@@ -79,7 +88,7 @@ impl<'a> Picture<'a> {
     fn label(&self) -> String {
         let metric = &self.measure.metric;
         let unit = match metric.as_str() {
-            _ if is_share(metric) => ", percent",
+            _ if self.share => ", percent",
             "kl" => ", nats",
             _ if metric.ends_with("entropy") || metric == "nll" => ", nats",
             _ => "",
@@ -100,8 +109,8 @@ impl<'a> Picture<'a> {
     /// The labelled values, with their labels.
     fn ticks(&self) -> Vec<(f64, String)> {
         let Axes { step, low, high, .. } = &self.axes;
-        let scale = if is_share(&self.measure.metric) { 100.0 } else { 1.0 };
-        let decimals = (-(step * scale).log10().floor()).max(0.0) as usize;
+        let scale = if self.share { 100.0 } else { 1.0 };
+        let decimals = (-(step * scale).log10().floor()).clamp(0.0, 17.0) as usize;
         let count = ((high - low) / step).round() as usize;
         let tick = |index: usize| {
             let value = low + step * index as f64;
@@ -117,23 +126,20 @@ impl<'a> Picture<'a> {
 fn axes(curves: &[Vec<(String, Estimate)>], share: bool) -> Axes {
     let mut longest: Vec<&Vec<(String, Estimate)>> = curves.iter().collect();
     longest.sort_by_key(|points| std::cmp::Reverse(points.len()));
-    let mut phases: Vec<String> = Vec::new();
-    for (phase, _) in longest.into_iter().flatten() {
-        if !phases.contains(phase) {
-            phases.push(phase.clone());
-        }
-    }
+    let mut known: HashSet<&str> = HashSet::new();
+    let new = longest.into_iter().flatten().filter(|(phase, _)| known.insert(phase));
+    let phases: Vec<String> = new.map(|(phase, _)| phase.clone()).collect();
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
     for (_, estimate) in curves.iter().flatten() {
         let (least, most) =
             estimate.interval.map_or((estimate.mean, estimate.mean), |found| (found.low, found.high));
         (low, high) = (low.min(least), high.max(most));
     }
-    // A metric that has a share's name but not its range is drawn as it is.
-    let share = share && curves.iter().flatten().all(|(_, estimate)| (0.0..=1.0).contains(&estimate.mean));
-    if !low.is_finite() || !high.is_finite() || high - low < 1e-9 {
+    if !low.is_finite() || !high.is_finite() || high - low < 1e-9_f64.max(low.abs() * 1e-9) {
         let middle = if low.is_finite() { low } else { 0.0 };
-        (low, high) = (middle - 0.05, middle + 0.05);
+        // A margin that does not vanish beside a large value.
+        let margin = 0.05_f64.max(middle.abs() * 1e-3);
+        (low, high) = (middle - margin, middle + margin);
         if share {
             (low, high) = (low.max(0.0), high.min(1.0));
         }

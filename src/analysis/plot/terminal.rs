@@ -172,6 +172,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_value_of_any_size_has_its_axis() {
+        for value in [1e18, -1e18, 1e-300, 1e308, 0.0] {
+            let runs = [vec![row("before", 0, "warm-up", value), row("play[1]/after", 1, "red", value)]];
+            let measure = measure(&runs, "attack_success").unwrap();
+            let series = series(&runs, &measure);
+            let picture = Picture::new(&measure, &series, None);
+            assert!(terminal(&picture, false).contains("warm-up"), "{value}");
+            assert!(super::super::svg(&picture).contains("warm-up"), "{value}");
+        }
+    }
+
+    #[test]
     fn curves_rise_and_fall_and_are_told_apart_by_letters() {
         let mut rows = Vec::new();
         for (ablation, values) in [("full", [0.2, 0.8]), ("flat", [0.5, 0.5])] {

@@ -98,7 +98,7 @@ impl<'r> Nodes<'r> {
         if !self.nondeterministic.is_empty() {
             println!(
                 "{:12}{} nodes with the same key have other outputs",
-                "not the same",
+                "unequal",
                 self.nondeterministic.len()
             );
         }

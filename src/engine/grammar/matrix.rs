@@ -185,9 +185,11 @@ fn axis<'m>(errors: &Errors, key: &'m Key, tree: &'m Tree) -> Option<Axis<'m>> {
     if values.is_empty() {
         return errors.at(tree.at, format!("matrix axis `{name}` needs at least one value"));
     }
-    let mut seen = HashSet::new();
+    let (mut seen, mut seeds) = (HashSet::new(), HashSet::new());
     for (label, value) in &values {
-        if !seen.insert(label.as_str()) {
+        // `01` is the seed 1.
+        let is_again = repeats && !seeds.insert(seed_of(value));
+        if !seen.insert(label.as_str()) || is_again {
             return errors.at(value.at, format!("matrix axis `{name}` has the value `{label}` twice"));
         }
     }

@@ -29,7 +29,12 @@ impl Site {
     /// Reads the site file beside a pipeline, if there is one. A pipeline of that name is none.
     pub fn beside(pipeline: &Path) -> Result<Site, Diagnostics> {
         let path = pipeline.with_file_name(SITE_FILE);
-        if !path.exists() || is_linked(&path) {
+        if path.symlink_metadata().is_ok() && is_linked(&path) {
+            let message = "the site file beside a pipeline must not be reached through a link";
+            let error = Diagnostic::of_file(&path, message);
+            return Err(error.help("name the file that you mean with --site").into());
+        }
+        if !path.exists() {
             return Ok(Site::default());
         }
         let source = Source::read(&path)?;
