@@ -71,6 +71,8 @@ fn every_output_is_shown_and_copied() {
     assert_eq!(get("brew.bytes", "b", &[]).code, Some(0));
     space.write("b", "mine");
     get("brew.bytes", "b", &[]).fails(2, "must be new or an earlier copy of this output, found another file");
+    assert_eq!(get("brew.cellar", "c", &[]).ok().out, "c: there already\n");
+    space.write("c/wine", "mine");
     get("brew.cellar", "c", &[]).fails(2, "c must be a new or empty folder, found files in it");
     assert_eq!(get("brew.bytes", "b", &["--force"]).code, Some(0));
 

@@ -370,6 +370,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("src/store/publish.rs", "a folder, to make it durable"),
     ("src/store/records.rs", "a folder, to see whether something came into it"),
     ("src/store/roots.rs", "a folder, to share it"),
+    ("src/store/session.rs", "a folder, to lock it"),
     ("src/store/sharing.rs", "a folder, to share it"),
 ];
 

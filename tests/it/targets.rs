@@ -169,5 +169,5 @@ fn a_forced_node_runs_again_and_nothing_that_is_recorded_is_lost() {
         assert_eq!(space.triplay(&["cache", "verify"]).code, Some(0));
     }
     let force = ["pipeline", "run", "p.yaml", "sure", "--force", "vague"];
-    space.triplay(&force).fails(2, "`vague` must name a node or a stage of `p`");
+    space.triplay(&force).fails(2, "--force vague: the targets must need the node, found that they do not");
 }
