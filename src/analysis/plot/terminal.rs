@@ -220,8 +220,8 @@ mod tests {
             let measure = measure(&runs, "attack_success").unwrap();
             terminal(&Picture::new(&measure, &series(&runs, &measure), None), false)
         };
-        let text = picture(&["20261130-213721/before", "20261130-213721-2/before"]);
-        assert!(text.contains(" a …213721\n") && text.contains(" b …213721-2\n"), "{text}");
+        let text = picture(&["20261130-213721-brew/before", "20261130-213721-2/before"]);
+        assert!(text.contains(" a …brew\n") && text.contains(" b …2\n"), "{text}");
         let text = picture(&["of 20261130-213721/brew[0.5]", "of 20261130-213721/brew[0.25]"]);
         assert!(text.contains(" a …[0.5]\n") && text.contains(" b …[0.25]\n"), "{text}");
         // What does not fit is below.
