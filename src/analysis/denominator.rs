@@ -130,8 +130,8 @@ fn wrapped(words: &str, parts: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::series::tests::row;
-    use super::super::series::{measure, series};
+    use super::super::series::series;
+    use super::super::series::tests::{measure, row};
     use super::*;
 
     fn with(node: &str, metric: &str, value: f64, count: u64) -> RunMetricRow {

@@ -108,11 +108,14 @@ pub(super) fn headed(heading: &str) -> Option<Measure> {
     Some(Measure { subject: (*subject).to_owned(), metric: (*metric).to_owned() })
 }
 
+/// The end of the heading of an undetermined share, after that of its metric.
+pub(super) const UNDETERMINED_HEADING: &str = " undet.";
+
 /// The heading of a measure's column.
 pub(crate) fn heading(measure: &Measure) -> String {
     if let Some(metric) = measure.metric.strip_suffix(UNDETERMINED) {
         let whole = Measure { subject: measure.subject.clone(), metric: metric.to_owned() };
-        return heading(&whole) + " undet.";
+        return heading(&whole) + UNDETERMINED_HEADING;
     }
     let same = |(_, subject, metric): &&(&str, &str, &str)| {
         (measure.subject.as_str(), measure.metric.as_str()) == (*subject, *metric)

@@ -2,16 +2,13 @@
 //! metrics say which phase of which round came before.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use anyhow::bail;
 use serde::Serialize;
 
 use super::halted::PHASE as HALTED;
-use super::headings::headed;
 use super::statistics::{Estimate, estimate};
 use data::{MetricRow, RunMetricRow};
-use engine::nearest;
 use game::{UNDETERMINED, undetermined};
 use runs::{stage, variant};
 
@@ -209,69 +206,15 @@ pub fn after(phase: &str) -> String {
     }
 }
 
-/// The measure named by `metric` or `subject.metric`, or by the heading of its column in tables.
-pub fn measure(runs: &[Vec<RunMetricRow>], text: &str) -> anyhow::Result<Measure> {
-    let rows = || runs.iter().flatten().map(|row| &row.metric);
-    // A rate that was undetermined everywhere is known only by its undetermined share.
-    let is = |row: &MetricRow, metric: &str| {
-        row.metric.strip_prefix(metric).is_some_and(|rest| rest.is_empty() || rest == UNDETERMINED)
-    };
-    if let Some((subject, metric)) = text.rsplit_once('.')
-        && rows().any(|row| row.subject == subject && is(row, metric))
-    {
-        return Ok(Measure { subject: subject.into(), metric: metric.into() });
-    }
-    if let Some(Measure { subject, metric }) = headed(text)
-        && rows().any(|row| row.subject == subject && is(row, &metric))
-    {
-        return Ok(Measure { subject, metric });
-    }
-    let mut subjects: Vec<&str> = Vec::new();
-    for row in rows().filter(|row| is(row, text)) {
-        if !subjects.contains(&row.subject.as_str()) {
-            subjects.push(&row.subject);
-        }
-    }
-    const USUAL: [&str; 4] = ["defender", "evaluator", "attacker", "attacks"];
-    let usual = USUAL.into_iter().find(|subject| subjects.contains(subject));
-    let only = match subjects[..] {
-        [subject] => Some(subject),
-        _ => usual,
-    };
-    match (only, &subjects[..]) {
-        (Some(subject), _) => Ok(Measure { subject: subject.into(), metric: text.into() }),
-        (None, []) => bail!("{}", unknown(text, rows())),
-        (None, several) => {
-            bail!("`{text}` must have a subject: write SUBJECT.{text}, with one of {}", several.join(", "))
-        }
-    }
-}
-
-/// The message for an unknown metric.
-fn unknown<'r>(text: &str, rows: impl Iterator<Item = &'r MetricRow> + Clone) -> String {
-    let distinct = |names: &mut dyn Iterator<Item = &'r str>| -> Vec<&'r str> {
-        names.collect::<BTreeSet<_>>().into_iter().collect()
-    };
-    let asked = text.rsplit_once('.').map_or(text, |(_, metric)| metric);
-    let with = rows.clone().filter(|row| row.metric == asked && !row.subject.contains('/'));
-    let subjects = distinct(&mut with.map(|row| row.subject.as_str()));
-    // Metrics of single classes and cells would hide the rest.
-    let whole = rows.map(|row| row.metric.as_str()).filter(|name| !name.contains(':'));
-    let known = distinct(&mut whole.into_iter());
-    match nearest(text, &known) {
-        _ if !subjects.is_empty() => {
-            format!("no metric `{text}`; `{asked}` exists for {}", subjects.join(", "))
-        }
-        Some(near) => format!("no metric `{text}`; did you mean `{near}`?"),
-        None if known.is_empty() => format!("no metric `{text}`: nothing was measured here"),
-        None => format!("no metric `{text}`; there are {}", known.join(", ")),
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::super::named::select;
     use super::*;
     use data::Position;
+
+    pub(crate) fn measure(runs: &[Vec<RunMetricRow>], text: &str) -> anyhow::Result<Measure> {
+        Ok(select(&mut runs.to_vec(), &[text.to_owned()])?.remove(0))
+    }
 
     pub(crate) fn row(node: &str, iteration: u32, phase: &str, value: f64) -> RunMetricRow {
         let at = Position { iteration, step: 0, rng_seed: String::new() };
@@ -334,21 +277,5 @@ pub(crate) mod tests {
         ]];
         let found = series(&rows, &measure(&rows, "attack").unwrap());
         assert_eq!(found[0].names(), ["warm-up", "blue (after)", "blue (again)"]);
-    }
-
-    #[test]
-    fn a_metric_that_is_not_there_names_those_that_are() {
-        let rows = vec![row("before", 0, "warm-up", 0.4)];
-        let said = |text: &str| measure(std::slice::from_ref(&rows), text).map_err(|e| e.to_string());
-        assert_eq!(said("defender.attack_success"), said("attack_success"));
-        assert_eq!(said("bench").unwrap_err(), "no metric `bench`; there are attack_success");
-        assert_eq!(
-            said("attack_sucess").unwrap_err(),
-            "no metric `attack_sucess`; did you mean `attack_success`?"
-        );
-        assert_eq!(
-            said("b.attack_success").unwrap_err(),
-            "no metric `b.attack_success`; `attack_success` exists for defender"
-        );
     }
 }

@@ -335,8 +335,7 @@ fn cell(is_share: bool, estimate: &Estimate) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::series::measure;
-    use super::super::series::tests::row;
+    use super::super::series::tests::{measure, row};
     use super::*;
 
     fn summary() -> Summary {

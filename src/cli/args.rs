@@ -192,7 +192,8 @@ pub(crate) struct RunsCompareArgs {
     /// Compare the evaluation after this phase, such as `2 red`, or of this node [default: the last]
     #[arg(long, value_name = "PHASE")]
     pub at: Option<String>,
-    /// Show everything about this metric, such as `attack_success` or `attacks.diversity`
+    /// Show everything about this metric, such as `attack_success`, `attacks.diversity`, `train[0.5].loss` of a matrix, or the
+    /// heading `attack`
     #[arg(long, value_name = "[SUBJECT.]METRIC", conflicts_with_all = ["all", "json"])]
     pub metric: Option<String>,
     /// Show everything: all metrics with their rates, code and nodes, and prompts that flipped

@@ -55,7 +55,8 @@ pub(crate) struct TableArgs {
     /// Show every phase and its changes
     #[arg(long)]
     phases: bool,
-    /// Show this metric, such as `attack_success`, `attacks.diversity` or the heading `attack`; may be repeated
+    /// Show this metric, such as `attack_success`, `attacks.diversity`, `train[0.5].loss` of a matrix, or the heading `attack`; may be
+    /// repeated
     #[arg(long = "metric", value_name = "[SUBJECT.]METRIC")]
     metrics: Vec<String>,
     /// Print Markdown
@@ -70,7 +71,7 @@ pub(crate) struct TableArgs {
 
 #[derive(Args)]
 pub(crate) struct PlotArgs {
-    /// The metric, such as `attack_success` or `attacks.diversity`
+    /// The metric, such as `attack_success`, `attacks.diversity`, `train[0.5].loss` of a matrix, or the heading `attack`
     #[arg(value_name = "[SUBJECT.]METRIC")]
     metric: String,
     /// Runs (RUN@NAME for one ablation or seed) or metrics.parquet files [default: latest]
@@ -105,10 +106,10 @@ fn table(args: &TableArgs) -> anyhow::Result<ExitCode> {
     if args.league {
         return league(args);
     }
-    let (runs, params) = read(&args.runs, &args.ablations)?;
+    let (mut runs, params) = read(&args.runs, &args.ablations)?;
     let measures = match args.metrics.is_empty() {
         true => analysis::shown(&runs.concat()),
-        false => args.metrics.iter().map(|text| analysis::measure(&runs, text)).collect::<Result<_, _>>()?,
+        false => analysis::select(&mut runs, &args.metrics)?,
     };
     anyhow::ensure!(
         !measures.is_empty(),
@@ -163,11 +164,12 @@ fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
     let out = args.out.as_ref();
     let with_force = |out| Destination::with_force(out, "picture of triplay", args.overwrite, is_own);
     let out = out.map(|out| with_force(out)).transpose()?;
-    let (runs, _) = read(&names, &args.ablations)?;
-    let measure = analysis::measure(&runs, &args.metric)?;
-    let series = analysis::series(&runs, &measure);
-    let denominator = analysis::Denominator::of(&runs, &measure);
-    let picture = analysis::Picture::new(&measure, &series, denominator);
+    let (mut runs, _) = read(&names, &args.ablations)?;
+    let measures = analysis::select(&mut runs, std::slice::from_ref(&args.metric))?;
+    let measure = measures.first().context("a metric")?;
+    let series = analysis::series(&runs, measure);
+    let denominator = analysis::Denominator::of(&runs, measure);
+    let picture = analysis::Picture::new(measure, &series, denominator);
     let Some(out) = out else {
         output::print_coloured(&analysis::terminal(&picture, console::colors_enabled()))?;
         return Ok(ExitCode::SUCCESS);

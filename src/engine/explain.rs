@@ -69,11 +69,19 @@ fn compare(path: &str, before: &Value, now: &Value, changes: &mut Vec<Change>) {
     if before == now {
         return;
     }
-    if let (Some(from), Some(to)) = (input(before), input(now)) {
+    // An input of only one side is there or not.
+    let content = |value: &Value, other: &Value| {
+        input(value).or_else(|| (value.is_null() && input(other).is_some()).then_some(Value::Null))
+    };
+    if let (Some(from), Some(to)) = (content(before, now), content(now, before)) {
         if to.is_null() && now.get("digest").is_some() {
+            if before.is_null() {
+                changes.push(Change { what: What::Input, path: path.to_owned(), from, to: now.clone() });
+            }
             return;
         }
-        let (what, path) = match now.get("variable").and_then(Value::as_str) {
+        let one = if now.is_null() { before } else { now };
+        let (what, path) = match one.get("variable").and_then(Value::as_str) {
             None => (What::Input, path.to_owned()),
             // By its name, not by its place in a list.
             Some(name) => match path.rsplit_once('.') {
@@ -155,14 +163,34 @@ fn short_pair(from: &Value, to: &Value) -> (String, String) {
 /// The most characters of a value that are shown.
 const LONGEST: usize = 60;
 
-/// A value, shortened: a digest to its beginning, others to [`LONGEST`].
-fn short(value: &Value) -> String {
+/// Characters of a digest that are shown.
+const DIGEST: usize = 12;
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// A value with inputs as the beginnings of their digests.
+fn with_short_digests(value: &Value) -> Value {
     match value {
-        Value::Null => "nothing".into(),
-        Value::String(text) if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
-            text[..12].to_owned()
-        }
-        other => {
+        Value::String(text) if is_digest(text) => text[..DIGEST].into(),
+        Value::Array(values) => values.iter().map(with_short_digests).collect(),
+        Value::Object(fields) => match (fields.len(), fields.get("digest")) {
+            (1, Some(Value::Null)) => "not known yet".into(),
+            (1, Some(digest)) => with_short_digests(digest),
+            _ => fields.iter().map(|(name, value)| (name.clone(), with_short_digests(value))).collect(),
+        },
+        other => other.clone(),
+    }
+}
+
+/// A value, shortened: digests to their beginnings, the whole to [`LONGEST`].
+fn short(value: &Value) -> String {
+    match (value, with_short_digests(value)) {
+        (Value::Null, _) => "nothing".into(),
+        (Value::String(text), Value::String(digest)) if is_digest(text) => digest,
+        (Value::Object(_), Value::String(digest)) => digest,
+        (_, other) => {
             let text = other.to_string();
             match text.char_indices().nth(LONGEST) {
                 Some((end, _)) => format!("{}…", &text[..end]),
@@ -210,5 +238,17 @@ mod tests {
                 "parameter models.0.weight: 1 → 2",
             ]
         );
+        let last = |before: &Value, now: &Value| differences(before, now).last().unwrap().to_string();
+        let (mut more, mut several) = (now.clone(), now.clone());
+        more["params"]["test"] = digest("a");
+        several["params"]["data"] = json!([digest("a"), { "of": digest("b") }]);
+        assert_eq!(last(&now, &more), "input test: content nothing → 17762fddd969");
+        assert_eq!(last(&more, &now), "input test: content 17762fddd969 → nothing");
+        assert_eq!(
+            last(&now, &several),
+            r#"parameter data: 10e5cf3d3c8a → ["17762fddd969",{"of":"10e5cf3d3c8a"}]"#
+        );
+        more["params"]["test"] = json!({ "digest": null });
+        assert_eq!(last(&now, &more), "input test: content nothing → not known yet");
     }
 }

@@ -132,6 +132,86 @@ fn runs_are_compared_variant_by_variant_and_seed_by_seed() {
     assert_eq!(line(&table, &format!("{after}[0.5]"))[1..4], ["3", "0.5", "1"], "{}", table.out);
 }
 
+/// A sweep of `lrs` and two metrics beside it: with the base, the loss rises by the learning rate.
+const SWEEP: &str = r#"pipeline: sweep
+params: { base: 0, lrs: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], more: { heat: 0.5, cool: 1 } }
+stages:
+  train:
+    kind: exec
+    random: true
+    matrix: { lr: $lrs, seeds: [1, 2] }
+    command: >-
+      echo "{\"loss\": $(awk "BEGIN { print 1 + ${base} * ${lr} + ${seed} / 100 }")}" > m.json
+    outputs: { metrics: { type: metrics, path: m.json } }
+  eval:
+    kind: exec
+    command: >-
+      echo '{"score":' ${base}', "heat":' ${more.heat}', "cool":' ${more.cool}'}' > m.json
+    outputs: { metrics: { type: metrics, path: m.json } }
+"#;
+
+#[test]
+fn a_comparison_of_a_sweep_names_every_metric_and_what_it_leaves_out() {
+    let space = Space::new();
+    space.write("p.yaml", SWEEP);
+    let name =
+        |more: &[&str]| run(&space, &[more, &["--json"]].concat()).json()["run"].as_str().unwrap().to_owned();
+    let first = name(&[]);
+    let second = name(&["--set", "base=1", "--set", "more.heat=0.9"]);
+    let third = name(&["--set", "lrs=[10, 11]"]);
+    let compare = |more: &[&str]| {
+        let seen = space.triplay(&[&["runs", "compare", &first], more].concat());
+        assert_eq!(seen.code, Some(0), "{}", seen.err);
+        seen
+    };
+
+    // The largest differences, and each metric at least once.
+    let seen = compare(&[&second]);
+    for (row, values) in [
+        ("eval.score", ["0.000", "1.000"]),
+        ("eval.cool", ["1.000", "1.000"]),
+        ("train[10].loss", ["1.015", "11.015"]),
+        ("train[6].loss", ["1.015", "7.015"]),
+    ] {
+        assert_eq!(line(&seen, row)[1..3], values, "{}", seen.out);
+    }
+    assert!(seen.out.contains("\nand 5 more: 5 of train[*].loss\n"), "{}", seen.out);
+    assert!(!seen.out.contains("train[5].loss"), "{}", seen.out);
+    assert!(seen.out.contains("\nparameters  base: 0 → 1; more.heat: 0.5 → 0.9\n"), "{}", seen.out);
+
+    // One common variant: the others have no rows.
+    let seen = compare(&[&third]);
+    assert_eq!(line(&seen, "train[10].loss")[1..3], ["1.015", "1.015"], "{}", seen.out);
+    assert!(seen.out.contains("\nonly A has 9: 9 of train[*].loss\n"), "{}", seen.out);
+    assert!(seen.out.contains("\nonly B has 1: train[11].loss\n"), "{}", seen.out);
+
+    // All commands take the same names.
+    for (name, variants) in
+        [("loss", 10), ("train.loss", 10), ("train[*].loss", 10), ("train[3].loss", 1), ("eval.score", 1)]
+    {
+        let seen = compare(&[&second, "--metric", name]);
+        let subjects = seen.out.lines().filter(|line| line.starts_with("train[") || *line == "eval").count();
+        assert_eq!(subjects, variants, "{}", seen.out);
+        let table = space.triplay(&["results", "table", &first, "--metric", name, "--json"]).json();
+        let lines = table["lines"].as_array().unwrap();
+        assert_eq!(lines.iter().filter(|line| line["aspect"] == "last").count(), variants, "{table:#}");
+        let plot = space.triplay(&["results", "plot", name, &first]);
+        assert_eq!(plot.code, Some(0), "{}", plot.err);
+    }
+    let wrong = "no metric `train[12].loss`; there is train[10].loss, train[1].loss, ";
+    space.triplay(&["runs", "compare", &first, &second, "--metric", "train[12].loss"]).fails(2, wrong);
+    space.triplay(&["results", "table", &first, "--metric", "train[12].loss"]).fails(2, wrong);
+    space.triplay(&["results", "plot", "train[12].loss", &first]).fails(2, wrong);
+
+    // Names that are too long differ where they are shown.
+    let plot = space.triplay(&["results", "plot", "train[3].loss", &first, &second]);
+    let names: Vec<&str> = plot.out.lines().filter_map(|line| Some(line.split_once(" …")?.1)).collect();
+    assert!(names.len() == 2 && names[0] != names[1], "{}", plot.out);
+    for run in [&first, &second] {
+        assert!(names.iter().any(|name| format!("{run}[3]").ends_with(name)), "{}", plot.out);
+    }
+}
+
 #[test]
 fn a_report_has_a_column_and_a_curve_for_each_variant() {
     let (space, _) = trained(&[]);

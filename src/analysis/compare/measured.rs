@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::evidence::{Evidence, SeedValues};
 use super::outcomes::{Prompt, Prompts};
+use crate::named::MetricName;
 use crate::series::Measure;
 use crate::statistics::{
     Cluster, Interval, Side, TestMethod, Tested, clustered, difference, estimate, independent_seeds, mcnemar,
@@ -115,6 +116,14 @@ pub struct Names {
     pub subject: String,
     /// The metric, such as `attack_success`.
     pub name: String,
+}
+
+impl Names {
+    /// The name by which it is asked for: its subject says the combination of a matrix, as in `train[0.5]`.
+    pub fn as_named(&self) -> MetricName<'_> {
+        let (subject, label) = runs::stage(&self.subject);
+        MetricName { subject, label, metric: &self.name }
+    }
 }
 
 /// One seed's values of a measure.

@@ -421,15 +421,6 @@ fn overlap(a: &Side, b: &Side, result: &mut Comparison) -> anyhow::Result<()> {
         })
         .collect();
     result.notes.extend(notes);
-    for (lacking, has) in [('B', 'A'), ('A', 'B')] {
-        let only: Vec<&str> = (result.metrics.iter())
-            .filter(|found| if lacking == 'B' { found.b.is_none() } else { found.a.is_none() })
-            .map(|found| found.metric.as_str())
-            .collect();
-        if !only.is_empty() {
-            result.notes.push(format!("only {has} has {}", only.join(", ")));
-        }
-    }
     Ok(())
 }
 

@@ -84,6 +84,19 @@ impl<'a> Picture<'a> {
         self.denominator.map_or(String::new(), |denominator| denominator.line())
     }
 
+    /// The names of the curves. If one is longer than `room` characters, the words that all begin with are left out, so that
+    /// they differ where they are cut.
+    fn names(&self, room: usize) -> Vec<String> {
+        let names: Vec<&str> = self.curves.iter().map(|curve| curve.name).collect();
+        let common = match (names.iter().any(|name| name.chars().count() > room), &names[..]) {
+            (true, [first, rest @ ..]) if !rest.is_empty() => common_words(first, rest),
+            _ => 0,
+        };
+        let short =
+            |name: &&str| if common > 0 { format!("…{}", &name[common..]) } else { (*name).to_owned() };
+        names.iter().map(short).collect()
+    }
+
     /// The label of the value axis, with its unit.
     fn label(&self) -> String {
         let metric = &self.measure.metric;
@@ -149,6 +162,18 @@ fn axes(curves: &[Vec<(String, Estimate)>], share: bool) -> Axes {
     let step =
         [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|step| *step >= rough).unwrap_or(rough);
     Axes { phases, step, low: (low / step).floor() * step, high: (high / step).ceil() * step }
+}
+
+/// The bytes of the words that all of these names begin with. Each name keeps at least one.
+fn common_words(first: &str, others: &[&str]) -> usize {
+    let is_common = |end: &usize| {
+        others
+            .iter()
+            .all(|other| other.len() > *end && other.as_bytes().starts_with(&first.as_bytes()[..*end]))
+    };
+    let ends = first.char_indices().filter(|(_, c)| !c.is_alphanumeric() && *c != '.');
+    let ends = ends.map(|(at, c)| if c == '[' { at } else { at + c.len_utf8() });
+    ends.filter(|end| *end < first.len()).take_while(is_common).last().unwrap_or(0)
 }
 
 /// Whether a phase is a training step, such as `1.12`.

@@ -20,6 +20,9 @@ const BOTTOM: f64 = 66.0;
 const LINE: f64 = 15.0;
 const LABEL: f64 = 52.0;
 
+/// The characters of a curve's name right of the curves.
+const NAME: usize = 22;
+
 /// For a light page and for a dark one.
 const COLOURS: [(&str, &str); 7] = [
     ("#0072b2", "#5bb0ea"),
@@ -64,7 +67,7 @@ pub fn svg(picture: &Picture) -> String {
     let (axes, curves) = (&picture.axes, &picture.curves);
     curves.iter().for_each(|curve| band(&mut svg, axes, curve));
     curves.iter().for_each(|curve| line(&mut svg, axes, curve));
-    names(&mut svg, axes, curves);
+    names(&mut svg, picture);
     svg + "</svg>\n"
 }
 
@@ -186,9 +189,9 @@ fn line(svg: &mut String, axes: &Axes, curve: &Curve) {
 }
 
 /// The name of each curve at its end, or as near as there is space.
-fn names(svg: &mut String, axes: &Axes, curves: &[Curve]) {
-    let mut ends: Vec<(f64, &Curve)> = curves
-        .iter()
+fn names(svg: &mut String, picture: &Picture) {
+    let (axes, shown) = (&picture.axes, picture.names(NAME));
+    let mut ends: Vec<(f64, &Curve)> = (picture.curves.iter())
         .filter(|curve| !curve.name.is_empty())
         .filter_map(|curve| Some((axes.y(curve.points.last()?.1.mean), curve)))
         .collect();
@@ -208,7 +211,7 @@ fn names(svg: &mut String, axes: &Axes, curves: &[Curve]) {
             end_x + 5.0,
             x - 4.0,
             y + 4.0,
-            escape(curve.name)
+            escape(&shown[curve.number])
         );
     }
 }
@@ -225,8 +228,8 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::super::denominator::Denominator;
-    use super::super::super::series::tests::row;
-    use super::super::super::series::{measure, series};
+    use super::super::super::series::series;
+    use super::super::super::series::tests::{measure, row};
     use super::*;
 
     #[test]

@@ -30,7 +30,7 @@ struct Cell {
 pub fn terminal(picture: &Picture, colours: bool) -> String {
     let field = field(picture);
     let labels = labels(picture);
-    let names = names(picture);
+    let (names, are_whole) = names(picture);
     let mut text = format!("{}\n{}\n\n", one_line(&picture.title()), picture.subtitle());
     for (row, cells) in field.iter().enumerate() {
         let mut line = format!("{:>8} │", labels[row]);
@@ -51,7 +51,15 @@ pub fn terminal(picture: &Picture, colours: bool) -> String {
     }
     text += &format!("{:>8} └{}\n", "", "─".repeat(WIDTH));
     text += &phases(picture);
-    text + &format!("\n{:>10}{} over {}\n", "", one_line(&picture.label()), picture.places())
+    text += &format!("\n{:>10}{} over {}\n", "", one_line(&picture.label()), picture.places());
+    if !are_whole {
+        text.push('\n');
+        for curve in &picture.curves {
+            text += &painted(&format!("{} {}", letter(curve), one_line(name(curve))), curve.number, colours);
+            text.push('\n');
+        }
+    }
+    text
 }
 
 fn painted(text: &str, curve: usize, colours: bool) -> String {
@@ -130,21 +138,32 @@ fn labels(picture: &Picture) -> Vec<String> {
     labels
 }
 
-/// The names of the curves, each in the row of its end or as near as there is space.
-fn names(picture: &Picture) -> Vec<Option<(usize, String)>> {
+/// The whole name of a curve.
+fn name<'a>(curve: &Curve<'a>) -> &'a str {
+    if curve.name.is_empty() { "as it stands" } else { curve.name }
+}
+
+/// The names of the curves, each in the row of its end or as near as there is space; and whether all are there and none is cut.
+fn names(picture: &Picture) -> (Vec<Option<(usize, String)>>, bool) {
+    const ROOM: usize = NAME - 3;
+    let (shown, mut are_whole) = (picture.names(ROOM), true);
     let mut names: Vec<Option<(usize, String)>> = vec![None; HEIGHT];
     let several = picture.curves.len() > 1;
     for curve in picture.curves.iter().filter(|_| several) {
         let Some((_, last)) = curve.points.last() else { continue };
         let end = y(picture, last.mean) / 4;
         let nearest = (0..HEIGHT).filter(|row| names[*row].is_none()).min_by_key(|row| row.abs_diff(end));
-        let Some(row) = nearest else { continue };
-        let name = if curve.name.is_empty() { "as it stands" } else { curve.name };
-        let name = one_line(name);
-        let name = console::truncate_str(&name, NAME - 3, "…");
+        let Some(row) = nearest else {
+            are_whole = false;
+            continue;
+        };
+        let shown = if curve.name.is_empty() { name(curve) } else { &shown[curve.number] };
+        let whole = one_line(shown);
+        let name = console::truncate_str(&whole, ROOM, "…");
+        are_whole &= name == whole;
         names[row] = Some((curve.number, format!("{} {name}", letter(curve))));
     }
-    names
+    (names, are_whole)
 }
 
 /// As many phase labels below the axis as there is space for.
@@ -167,8 +186,8 @@ fn phases(picture: &Picture) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::super::denominator::Denominator;
-    use super::super::super::series::tests::row;
-    use super::super::super::series::{measure, series};
+    use super::super::super::series::series;
+    use super::super::super::series::tests::{measure, row};
     use super::*;
 
     #[test]
@@ -202,5 +221,25 @@ mod tests {
         assert!(row_of("a full") < row_of("b flat"), "the higher one ends higher: {text}");
         assert!(lines.iter().any(|line| line.contains("warm-up") && line.contains("1 red")), "{text}");
         assert!(!text.contains('\u{1b}'), "no colours unless wanted");
+    }
+
+    #[test]
+    fn names_that_begin_alike_are_told_apart() {
+        let picture = |nodes: &[&str]| {
+            let rows =
+                nodes.iter().zip(1u8..).map(|(node, at)| row(node, 0, "warm-up", f64::from(at) / 10.0));
+            let runs = [rows.collect::<Vec<_>>()];
+            let measure = measure(&runs, "attack_success").unwrap();
+            terminal(&Picture::new(&measure, &series(&runs, &measure), None), false)
+        };
+        let text = picture(&["20261130-213721-brew/before", "20261130-213721-2/before"]);
+        assert!(text.contains(" a …brew\n") && text.contains(" b …2\n"), "{text}");
+        let text = picture(&["of 20261130-213721/brew[0.5]", "of 20261130-213721/brew[0.25]"]);
+        assert!(text.contains(" a …[0.5]\n") && text.contains(" b …[0.25]\n"), "{text}");
+        // What does not fit is below.
+        let long = "an-ablation-with-a-long-name";
+        let text = picture(&[&format!("{long}/before"), "full/before"]);
+        assert!(text.contains(" a an-ablation-with…\n"), "{text}");
+        assert!(text.ends_with(&format!("\na {long}\nb full\n")), "{text}");
     }
 }

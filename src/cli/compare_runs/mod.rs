@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 use self::nodes::Nodes;
 use super::args::RunsCompareArgs;
-use crate::analysis::compare::{CompareOptions, Compared, Comparison, Side, compare};
-use crate::engine::nearest;
+use crate::analysis::compare::{CompareOptions, Comparison, Side, compare};
+use crate::analysis::{MetricName, named};
 use output::println;
 
 /// Prompts that flipped, if their number is not given.
@@ -35,8 +35,10 @@ pub(crate) fn command(args: &RunsCompareArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(metric) = &args.metric {
-        check_metric(metric, &compared)?;
-        compared.iter_mut().for_each(|(_, comparison)| keep_only(comparison, metric, most));
+        let all = compared.iter().flat_map(|(_, comparison)| &comparison.metrics);
+        let wanted = named(metric, &all.map(|found| found.measure.as_named()).collect())?;
+        let wanted: Vec<String> = wanted.iter().map(MetricName::to_string).collect();
+        compared.iter_mut().for_each(|(_, comparison)| keep_only(comparison, &wanted, most));
     }
     for (index, (nodes, comparison)) in compared.iter().enumerate() {
         let letter = letter(index + 1);
@@ -63,32 +65,9 @@ pub(crate) fn command(args: &RunsCompareArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether a metric has this name, with its subject or without.
-fn is_named(found: &Compared, name: &str) -> bool {
-    let names = &found.measure;
-    let rest = name.strip_prefix(&*names.subject).and_then(|rest| rest.strip_prefix(['.', ' ']));
-    names.name == name || rest == Some(&*names.name)
-}
-
-/// An error if no comparison has a metric of this name.
-fn check_metric(name: &str, compared: &[(Nodes, Comparison)]) -> anyhow::Result<()> {
-    let all = || compared.iter().flat_map(|(_, comparison)| &comparison.metrics);
-    if all().any(|found| is_named(found, name)) {
-        return Ok(());
-    }
-    let mut known: Vec<&str> = all().map(|found| found.measure.name.as_str()).collect();
-    known.sort_unstable();
-    known.dedup();
-    match nearest(name, &known) {
-        Some(near) => anyhow::bail!("no metric `{name}` is compared here; did you mean `{near}`?"),
-        None if known.is_empty() => anyhow::bail!("no metric `{name}` is compared here: there is none"),
-        None => anyhow::bail!("no metric `{name}` is compared here; there are {}", known.join(", ")),
-    }
-}
-
-/// Keeps the metrics of this name, and at most so many of the prompts that flipped in them. p-values stay adjusted over all.
-fn keep_only(comparison: &mut Comparison, name: &str, flips: usize) {
-    comparison.metrics.retain(|found| is_named(found, name));
+/// Keeps the metrics of these names, and at most so many of the prompts that flipped in them. p-values stay adjusted over all.
+fn keep_only(comparison: &mut Comparison, names: &[String], flips: usize) {
+    comparison.metrics.retain(|found| names.contains(&found.measure.as_named().to_string()));
     let kept: Vec<String> = comparison.metrics.iter().map(|found| found.metric.clone()).collect();
     comparison.flipped.retain(|flipped| kept.contains(&flipped.metric));
     comparison.flips.retain(|flip| kept.contains(&flip.metric));

@@ -162,17 +162,34 @@ fn section(title: &str, lines: &[String]) {
     lines.iter().for_each(|line| println!("  {line}"));
 }
 
-/// All parameters of a run. If it has several ablations, their names precede those of the parameters.
+/// All parameters of a run; those in maps by their paths, such as `train.lr`. If it has several ablations, their names precede
+/// those of the parameters.
 fn flat_params(run: &Run) -> BTreeMap<String, String> {
     let several = run.record.params.len() > 1;
     let mut flat = BTreeMap::new();
-    for ablation in run.record.params.keys() {
-        for (name, value) in run.record.typed_params(ablation) {
-            let name = if several { format!("{ablation}/{name}") } else { name.to_owned() };
-            flat.insert(name, value.into_owned());
+    for (ablation, params) in &run.record.params {
+        for (name, typed) in run.record.typed_params(ablation) {
+            let path = if several { format!("{ablation}/{name}") } else { name.to_owned() };
+            match &params[name] {
+                Value::Object(fields) => add_fields(&path, fields, &mut flat),
+                _ => drop(flat.insert(path, typed.into_owned())),
+            }
         }
     }
     flat
+}
+
+fn add_fields(path: &str, fields: &Map<String, Value>, flat: &mut BTreeMap<String, String>) {
+    if fields.is_empty() {
+        flat.insert(path.to_owned(), "{}".to_owned());
+    }
+    for (name, value) in fields {
+        let path = format!("{path}.{name}");
+        match value {
+            Value::Object(fields) => add_fields(&path, fields, flat),
+            value => drop(flat.insert(path, value.to_string())),
+        }
+    }
 }
 
 fn changed_params(a: &Run, b: &Run) -> Vec<String> {

@@ -1,17 +1,18 @@
 //! Prints the part of a comparison that matters, in about a dozen lines: the main metrics, what is undetermined, and what did
 //! nothing. [`super::metrics`] prints everything.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use super::metrics::{digits, number, p_value, phases, range, table, wrapped};
 use crate::analysis::compare::{Compared, Comparison};
-use crate::analysis::is_usual;
+use crate::analysis::{MetricName, is_usual};
 
 /// Differences with a smaller adjusted p-value are taken for real.
 const LEVEL: f64 = 0.05;
 
-/// Most metrics in the table of a run that has none of the usual ones.
-const MOST_METRICS: usize = 8;
+/// Most rows of the table of a run that has none of the usual metrics.
+const MOST_ROWS: usize = 8;
 
 /// Most lines of what did nothing, and most notes, that are shown.
 const MOST_LINES: usize = 5;
@@ -23,7 +24,7 @@ pub(crate) fn text(comparison: &Comparison, letter: &str) -> String {
     if !main.is_empty() {
         let phases = phases(comparison);
         let _ = writeln!(text, "\nmetrics {phases}; shares in percent, differences in points");
-        differences(&mut text, &main, letter);
+        differences(&mut text, comparison, &main, letter);
         if main.iter().any(|found| found.p_adjusted.is_some()) {
             let words = format!(
                 "p decides: below {LEVEL} the metric differs. It is adjusted by Holm's method over all {} tests of this \
@@ -33,12 +34,15 @@ pub(crate) fn text(comparison: &Comparison, letter: &str) -> String {
             wrapped(&mut text, &words, "", "");
         }
     }
-    let is_main = |found: &Compared| main.iter().any(|own| own.metric == found.metric);
-    let others = comparison.metrics.iter().filter(|found| !is_main(found) && is_different(found));
-    named(&mut text, "also differ", others.map(|found| found.metric.clone()).collect());
+    others(&mut text, comparison, &main, letter);
     let unknown = comparison.metrics.iter().filter(|found| found.a_undetermined + found.b_undetermined > 0);
     let unknown = unknown.map(|found| {
-        format!("{} {} in A, {} in {letter}", found.metric, found.a_undetermined, found.b_undetermined)
+        format!(
+            "{} {} in A, {} in {letter}",
+            found.measure.as_named(),
+            found.a_undetermined,
+            found.b_undetermined
+        )
     });
     named(&mut text, "undetermined attempts, left out", unknown.collect());
     listed(&mut text, "did nothing", &comparison.without_effect, MOST_LINES);
@@ -55,35 +59,115 @@ pub(crate) fn text(comparison: &Comparison, letter: &str) -> String {
 /// How to see the rest.
 pub(crate) const MORE: &str = "more: --metric NAME shows one metric in full, --all everything";
 
-/// The metrics that tables show too, or else the first that both runs have.
+fn is_usual_metric(found: &Compared) -> bool {
+    is_usual(&found.measure.subject, &found.measure.name) && (found.a.is_some() || found.b.is_some())
+}
+
+/// The metrics that tables show too, or else those of both runs: if they are too many, each metric in the combination of its matrix
+/// where it differs most, then those that differ most.
 fn main_metrics(comparison: &Comparison) -> Vec<&Compared> {
-    let all = || comparison.metrics.iter().filter(|found| found.a.is_some() || found.b.is_some());
     let mut usual: Vec<&Compared> =
-        all().filter(|found| is_usual(&found.measure.subject, &found.measure.name)).collect();
-    // The success of attacks comes first, as in tables.
-    usual.sort_by_key(|found| found.measure.subject != "defender");
-    if usual.is_empty() { all().take(MOST_METRICS).collect() } else { usual }
+        comparison.metrics.iter().filter(|found| is_usual_metric(found)).collect();
+    if !usual.is_empty() {
+        // The success of attacks comes first, as in tables.
+        usual.sort_by_key(|found| found.measure.subject != "defender");
+        return usual;
+    }
+    let mut own: Vec<&Compared> =
+        comparison.metrics.iter().filter(|found| found.a.is_some() && found.b.is_some()).collect();
+    if own.len() > MOST_ROWS {
+        own.sort_by(|x, y| {
+            is_different(y).cmp(&is_different(x)).then(proportion(y).total_cmp(&proportion(x)))
+        });
+        let mut known = BTreeSet::new();
+        let (mut shown, rest): (Vec<&Compared>, Vec<&Compared>) =
+            own.into_iter().partition(|found| known.insert(found.measure.as_named().of_all()));
+        shown.extend(rest);
+        shown.truncate(MOST_ROWS);
+        return shown;
+    }
+    own
+}
+
+/// The difference in proportion to the values.
+fn proportion(found: &Compared) -> f64 {
+    match (found.a, found.b, found.difference) {
+        (Some(a), Some(b), Some(difference)) if difference != 0.0 => difference.abs() / a.abs().max(b.abs()),
+        _ => 0.0,
+    }
+}
+
+/// Says which metrics the table lacks.
+fn others(text: &mut String, comparison: &Comparison, main: &[&Compared], letter: &str) {
+    let lacking = || {
+        let metrics = comparison.metrics.iter();
+        metrics.filter(|found| !main.iter().any(|shown| std::ptr::eq(*shown, *found)))
+    };
+    let both = |found: &&Compared| found.a.is_some() && found.b.is_some();
+    let different = lacking().filter(both).filter(|found| is_different(found));
+    named(text, "also differ", different.map(|found| found.measure.as_named().to_string()).collect());
+    let is_usual = comparison.metrics.iter().any(is_usual_metric);
+    for (title, rest) in [
+        ("and", Vec::from_iter(lacking().filter(both).filter(|found| !is_different(found)))),
+        ("only A has", Vec::from_iter(lacking().filter(|found| found.a.is_some() && found.b.is_none()))),
+        (
+            &format!("only {letter} has"),
+            Vec::from_iter(lacking().filter(|found| found.a.is_none() && found.b.is_some())),
+        ),
+    ] {
+        let names = rest.iter().map(|found| found.measure.as_named());
+        // An evaluation has dozens of metrics.
+        let names = if is_usual { subjects(names) } else { by_metric(names) };
+        let more = if title == "and" { " more" } else { "" };
+        named(text, &format!("{title} {}{more}", rest.len()), names);
+    }
+}
+
+/// The subjects of metrics.
+fn subjects<'n>(names: impl Iterator<Item = MetricName<'n>>) -> Vec<String> {
+    let subjects: BTreeSet<&str> = names.map(|name| name.subject).collect();
+    subjects.into_iter().map(str::to_owned).collect()
+}
+
+/// Each metric once, with the number of its combinations if it has several.
+fn by_metric<'n>(names: impl Iterator<Item = MetricName<'n>>) -> Vec<String> {
+    let mut by_metric: BTreeMap<MetricName, Vec<MetricName>> = BTreeMap::new();
+    names.for_each(|name| by_metric.entry(name.of_all()).or_default().push(name));
+    let shown = |(all, names): (&MetricName, &Vec<MetricName>)| match &names[..] {
+        [one] => one.to_string(),
+        several => format!("{} of {all}", several.len()),
+    };
+    by_metric.iter().map(shown).collect()
 }
 
 fn is_different(found: &Compared) -> bool {
     found.p_adjusted.is_some_and(|p| p < LEVEL)
 }
 
-fn differences(text: &mut String, main: &[&Compared], letter: &str) {
+/// The name of a metric in the table: without its subject if the comparison has no other, or if it is a usual one and no other subject
+/// has it.
+fn row_name(found: &Compared, comparison: &Comparison) -> String {
+    let others = || comparison.metrics.iter().filter(|other| other.measure.subject != found.measure.subject);
+    let is_alone = match is_usual_metric(found) {
+        true => !others().any(|other| other.measure.name == found.measure.name),
+        false => others().next().is_none(),
+    };
+    if is_alone { found.measure.name.clone() } else { found.measure.as_named().to_string() }
+}
+
+fn differences(text: &mut String, comparison: &Comparison, main: &[&Compared], letter: &str) {
     let heading = ["", "A", letter, &format!("{letter} - A"), "95 % interval", "p", ""];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     for found in main {
         let digits = digits(found);
         let shown =
             |value: Option<f64>| value.map_or("-".to_owned(), |value| number(value, found.share, digits));
-        let is_alone = main.iter().filter(|other| other.measure.name == found.measure.name).count() == 1;
-        let name = if is_alone { found.measure.name.clone() } else { found.metric.replace(' ', ".") };
         let interval = match (found.interval, found.test) {
             (None, None) => String::new(),
             (interval, _) => range(interval, &|value| shown(Some(value))),
         };
         rows.push(vec![
-            format!("  {name}"),
+            format!("  {}", row_name(found, comparison)),
             shown(found.a),
             shown(found.b),
             shown(found.difference),
@@ -166,7 +250,7 @@ mod tests {
             "0.0016    lower\n",
             "unclear\n",
             "all 3 tests of this comparison",
-            "\nalso differ: defender positive\n",
+            "\nalso differ: defender.positive\nand 1 more: attacks\n",
             "\ndid nothing\n  - A: red[*]/update changed no weights\n",
             "  - note 2\n  … and 2 more (--all)\n",
         ] {
