@@ -103,6 +103,7 @@ fn evaluated(prompts: u32, attempts: u32, odd: u32) -> anyhow::Result<String> {
         typed: BTreeMap::new(),
         settings: Vec::new(),
         targets: Vec::new(),
+        forced: Vec::new(),
         triplay: env!("CARGO_PKG_VERSION").into(),
         kinds: BTreeMap::new(),
         facts: BTreeMap::new(),

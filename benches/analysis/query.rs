@@ -189,6 +189,7 @@ fn finished(
         params: BTreeMap::from([(ablation.to_owned(), params)]),
         settings: Vec::new(),
         targets: Vec::new(),
+        forced: Vec::new(),
         triplay: env!("CARGO_PKG_VERSION").into(),
         kinds: BTreeMap::new(),
         facts: BTreeMap::new(),

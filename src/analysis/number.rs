@@ -11,7 +11,7 @@ pub(crate) fn percent(share: f64) -> String {
 /// A number that is not a share: three decimals, or scientific notation if small.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
-        size if size >= 1e-12 && size < 0.005 => format!("{value:.1e}"),
+        size if (1e-12..0.005).contains(&size) => format!("{value:.1e}"),
         size if size >= 1e15 => format!("{value:.3e}"),
         _ => fixed(value, 3),
     }

@@ -29,9 +29,9 @@ use super::worker::Program;
 use store::{Blob, Claim, Claimed, Digest, Error as StoreError, Pins, Process, Root, Store};
 
 /// The options of a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct RunOptions {
-    /// The limit of `cpu` if the pipeline has none: nodes side by side.
+    /// How many `cpu` the run takes at most; by default as many as the limit says, or as there are cores.
     pub jobs: Option<u32>,
     /// After a failure, go on with nodes that do not depend on it.
     pub keep_going: bool,
@@ -39,12 +39,6 @@ pub struct RunOptions {
     pub program: Option<Program>,
     /// Nodes to compute again once they are done, to check whether their outputs are the same.
     pub check: Vec<NodeId>,
-}
-
-impl Default for RunOptions {
-    fn default() -> RunOptions {
-        RunOptions { jobs: None, keep_going: false, program: None, check: Vec::new() }
-    }
 }
 
 /// Called once for each node that is done: first for those that were found done, in the order of the graph, then for the

@@ -188,10 +188,10 @@ mod tests {
             advantages: advantages.to_vec(),
             ..Rewards::default()
         };
-        let a = rewards(&[Some(0.7071), Some(-0.7071), None]);
-        assert!(a.has_same_advantages(&rewards(&[Some(0.7069), Some(-0.7069), None])));
+        let a = rewards(&[Some(0.75), Some(-0.75), None]);
+        assert!(a.has_same_advantages(&rewards(&[Some(0.7498), Some(-0.7498), None])));
         assert!(!a.has_same_advantages(&rewards(&[Some(0.5), Some(-0.5), None])));
-        assert!(!a.has_same_advantages(&rewards(&[Some(0.7071), Some(-0.7071), Some(0.0)])));
+        assert!(!a.has_same_advantages(&rewards(&[Some(0.75), Some(-0.75), Some(0.0)])));
         assert!(a.are_of_the_same(&a) && !a.are_of_the_same(&rewards(&[None])) && !a.has_other_rewards(&a));
     }
 }
