@@ -257,7 +257,7 @@ fn sql_has_the_parameters_as_columns() {
         "what is in no matrix has no value"
     );
     let all = ask("SELECT * FROM metrics WHERE metric = 'loss'");
-    assert!(all.lines().next().unwrap().ends_with(",rng_seed,base,seed,heat"), "{all}");
+    assert!(all.lines().next().unwrap().ends_with(",rng_seed,after,base,seed,heat"), "{all}");
     assert_eq!(
         ask("SELECT DISTINCT node, name, value, number FROM axes WHERE node = 'train[2e-1,3]' ORDER BY name"),
         "node,name,value,number\n\"train[2e-1,3]\",heat,2e-1,0.2\n\"train[2e-1,3]\",seed,3,3.0\n"
