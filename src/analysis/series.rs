@@ -52,9 +52,16 @@ impl Series {
         self.over(|values| Some(values.last()?.1? - values.first().filter(|_| values.len() > 1)?.1?))
     }
 
-    /// The values after a phase.
-    pub fn after(&self, phase: &str) -> BTreeMap<SampleId, f64> {
-        self.over(|values| values.iter().find(|(known, _)| known == phase)?.1)
+    /// The values after each phase. Of two in one phase the first counts.
+    pub fn by_phase(&self) -> HashMap<&str, BTreeMap<SampleId, f64>> {
+        let mut values: HashMap<&str, BTreeMap<SampleId, f64>> = HashMap::new();
+        for (id, sample) in &self.samples {
+            let mut known: HashSet<&str> = HashSet::new();
+            for (phase, value) in sample.iter().filter(|(phase, _)| known.insert(phase)) {
+                values.entry(phase).or_default().extend(value.map(|value| (*id, value)));
+            }
+        }
+        values
     }
 
     /// The phases of all samples, in the order of the sample with the most.
@@ -68,14 +75,8 @@ impl Series {
 
     /// The estimate after each phase, over the samples that have it.
     pub fn phases(&self) -> Vec<(String, Estimate)> {
-        let mut values: HashMap<&str, Vec<f64>> = HashMap::new();
-        for sample in self.samples.values() {
-            let mut known: HashSet<&str> = HashSet::new();
-            for (phase, value) in sample.iter().filter(|(phase, _)| known.insert(phase)) {
-                values.entry(phase).or_default().extend(value);
-            }
-        }
-        let at = |phase: &str| estimate(values.get(phase)?);
+        let values = self.by_phase();
+        let at = |phase: &str| estimate(&values.get(phase)?.values().copied().collect::<Vec<_>>());
         self.names().into_iter().filter_map(|phase| Some((phase.to_owned(), at(phase)?))).collect()
     }
 }

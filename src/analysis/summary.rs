@@ -162,21 +162,22 @@ pub fn summarise_phases(runs: &[Vec<RunMetricRow>], measures: Vec<Measure>) -> S
         let own: Vec<Option<&Series>> = place.collect();
         let phases =
             own.iter().flatten().map(|series| series.names()).max_by_key(Vec::len).unwrap_or_default();
+        let values: Vec<_> = own.iter().map(|series| series.map(Series::by_phase)).collect();
         for aspect in [Aspect::Phase, Aspect::Change] {
             for (index, phase) in phases.iter().enumerate() {
-                let value = |series: &Option<&Series>| {
-                    let after = (*series)?.after(phase);
-                    let Some(before) = index.checked_sub(1).map(|index| phases[index]) else {
-                        return estimate(&after.into_values().collect::<Vec<_>>());
-                    };
-                    match aspect {
-                        Aspect::Change => estimate(&differences(&after, &(*series)?.after(before))),
-                        _ => estimate(&after.into_values().collect::<Vec<_>>()),
+                let value = |values: &Option<HashMap<&str, _>>| {
+                    let values = values.as_ref()?;
+                    let after = values.get(phase)?;
+                    match index.checked_sub(1).map(|index| phases[index]) {
+                        Some(before) if aspect == Aspect::Change => {
+                            estimate(&differences(after, values.get(before)?))
+                        }
+                        _ => estimate(&after.values().copied().collect::<Vec<_>>()),
                     }
                 };
                 if aspect == Aspect::Phase || index > 0 {
                     let (ablation, phase) = (ablation.to_owned(), Some((*phase).to_owned()));
-                    let estimates = own.iter().map(value).collect();
+                    let estimates = values.iter().map(value).collect();
                     lines.push(Line { aspect, ablation, params: Vec::new(), phase, estimates });
                 }
             }
