@@ -1,13 +1,12 @@
 //! Two runs compared, prompt by prompt.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use triplay::analysis::compare::{CompareOptions, Side, compare as compare_sides};
 use triplay::data::{self, MetricRow, OutcomeRow, Position, Row};
 use triplay::engine::{NodeOutput, NodeReport};
-use triplay::runs::{Machine, RunFolder, RunRecord, write_record};
+use triplay::runs::{RunFolder, write_record};
 use triplay::store::{Digest, Store};
 
 /// The median of some runs, in milliseconds.
@@ -95,36 +94,7 @@ fn evaluated(prompts: u32, attempts: u32, odd: u32) -> anyhow::Result<String> {
         seed: None,
         outputs,
     })?;
-    let record = RunRecord {
-        run: run.clone(),
-        pipeline: "bench".into(),
-        file: PathBuf::from("bench.yaml"),
-        params: BTreeMap::from([(String::new(), serde_json::json!({}))]),
-        typed: BTreeMap::new(),
-        settings: Vec::new(),
-        targets: Vec::new(),
-        forced: Vec::new(),
-        triplay: env!("CARGO_PKG_VERSION").into(),
-        kinds: BTreeMap::new(),
-        facts: BTreeMap::new(),
-        machine: Machine::here(),
-        began: String::new(),
-        cache: std::fs::canonicalize("cache")?,
-        root: String::new(),
-        digest: None,
-        files: BTreeMap::new(),
-        main: None,
-        incomplete: Vec::new(),
-        unchanged: Vec::new(),
-        nodes: 1,
-        status: "done".into(),
-        ran: 1,
-        cached: 0,
-        again: 0,
-        failed: 0,
-        skipped: 0,
-        seconds: 1.0,
-    };
+    let record = super::record(run.clone(), &std::fs::canonicalize("cache")?, "", serde_json::json!({}), 1);
     write_record(&folder.path, &record)?;
     Ok(run)
 }

@@ -1,7 +1,6 @@
 //! `triplay results query` and `results table` over ten thousand metrics files of a user's own stages: a matrix of 100 × 100, each
 //! node with a JSON file in the cache. The whole process each time; the first query makes the tables of the run.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use triplay::analysis;
 use triplay::engine::{NodeOutput, NodeReport};
-use triplay::runs::{Machine, RunFolder, RunRecord, digests, write_record};
+use triplay::runs::{RunFolder, RunRecord, digests, write_record};
 use triplay::store::{Digest, Store};
 
 /// Values of each of the two axes.
@@ -83,35 +82,10 @@ fn made_up() -> anyhow::Result<()> {
     }
     analysis::write(&folder.path.join("metrics.parquet"), &analysis::collect(&nodes, &store)?)?;
     fs::write(folder.path.join("pipeline.yaml"), "pipeline: bench\n")?;
+    let params = serde_json::json!({ "seed": 0 });
     let record = RunRecord {
-        run,
-        pipeline: "bench".into(),
-        file: PathBuf::from("bench.yaml"),
-        params: BTreeMap::from([(String::new(), serde_json::json!({ "seed": 0 }))]),
-        typed: BTreeMap::new(),
-        settings: Vec::new(),
-        targets: Vec::new(),
-        forced: Vec::new(),
-        triplay: env!("CARGO_PKG_VERSION").into(),
-        kinds: BTreeMap::new(),
-        facts: BTreeMap::new(),
-        machine: Machine::here(),
-        began: String::new(),
-        cache: fs::canonicalize("cache")?,
-        root: String::new(),
-        digest: None,
         files: digests(&folder.path)?,
-        main: None,
-        incomplete: Vec::new(),
-        unchanged: Vec::new(),
-        nodes: nodes.len(),
-        status: "done".into(),
-        ran: nodes.len(),
-        cached: 0,
-        again: 0,
-        failed: 0,
-        skipped: 0,
-        seconds: 1.0,
+        ..super::record(run, &fs::canonicalize("cache")?, "", params, nodes.len())
     };
     write_record(&folder.path, &record)
 }

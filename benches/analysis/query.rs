@@ -2,9 +2,8 @@
 //! most. The datasets lie in a cache as nodes leave them; the first query makes the tables of all runs. Takes some 4 GiB
 //! of disk below the target folder.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use rand::RngCore;
 use rayon::prelude::*;
 use triplay::data::{self, AttackRow, MetricRow, Origin, Position, ResponseRow, Row, Sample, Sparse};
 use triplay::engine::{NodeOutput, NodeReport};
-use triplay::runs::{Machine, RunFolder, RunRecord, write_record};
+use triplay::runs::{RunFolder, write_record};
 use triplay::store::{Digest, Seed, Store};
 
 const RUNS: u32 = 200;
@@ -181,36 +180,7 @@ fn finished(
         })?;
     }
     let params = serde_json::json!({ "kl": f64::from(number % 5) / 100.0, "seed": number });
-    let record = RunRecord {
-        run,
-        pipeline: "bench".into(),
-        file: PathBuf::from("bench.yaml"),
-        typed: BTreeMap::new(),
-        params: BTreeMap::from([(ablation.to_owned(), params)]),
-        settings: Vec::new(),
-        targets: Vec::new(),
-        forced: Vec::new(),
-        triplay: env!("CARGO_PKG_VERSION").into(),
-        kinds: BTreeMap::new(),
-        facts: BTreeMap::new(),
-        machine: Machine::here(),
-        began: String::new(),
-        cache: cache.to_owned(),
-        root: String::new(),
-        digest: None,
-        files: BTreeMap::new(),
-        main: None,
-        incomplete: Vec::new(),
-        unchanged: Vec::new(),
-        nodes: NODES as usize,
-        status: "done".into(),
-        ran: NODES as usize,
-        cached: 0,
-        again: 0,
-        failed: 0,
-        skipped: 0,
-        seconds: 1.0,
-    };
+    let record = super::record(run, cache, ablation, params, NODES as usize);
     write_record(&folder.path, &record)
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::halted::PHASE as HALTED;
 use super::series::{Measure, Series, TRAINING, series};
 use super::statistics::estimate;
-use super::table::is_share;
+use super::table::are_shares;
 use data::{MetricRow, RunMetricRow};
 use game::{UNDETERMINED, undetermined};
 use runs::MainMetric;
@@ -78,7 +78,7 @@ pub fn main_metric(rows: &[RunMetricRow]) -> Option<MainMetric> {
         let values: Vec<f64> = all.iter().filter_map(last).collect();
         let (least, most) =
             (values.iter().copied().reduce(f64::min)?, values.iter().copied().reduce(f64::max)?);
-        let share = is_share(&measure.metric) && least.abs() <= 1.0 && most.abs() <= 1.0;
+        let share = are_shares(&measure.metric, [least, most].into_iter());
         Some(MainMetric { name: heading(measure), share, least, most })
     })
 }

@@ -11,7 +11,7 @@ use super::headings::{heading, is_usual};
 use super::number::{number, percent, with_interval};
 use super::series::{Measure, Series, differences, series};
 use super::statistics::{Estimate, estimate};
-use super::table::is_share;
+use super::table::are_shares;
 use data::RunMetricRow;
 use game::{UNDETERMINED, undetermined};
 
@@ -244,8 +244,8 @@ impl Summary {
 
     /// Whether a column is shown in percent. A metric of one's own may have the name of a share and be in percent already.
     fn is_share(&self, column: usize) -> bool {
-        let mut values = self.lines.iter().filter_map(|line| line.estimates.get(column)?.as_ref());
-        is_share(&self.measures[column].metric) && values.all(|estimate| estimate.mean.abs() <= 1.0)
+        let values = self.lines.iter().filter_map(|line| line.estimates.get(column)?.as_ref());
+        are_shares(&self.measures[column].metric, values.map(|estimate| estimate.mean))
     }
 
     /// The parameters that are columns of a line's part: the short ones, in the first part.

@@ -45,6 +45,11 @@ pub fn is_share(metric: &str) -> bool {
         && SHARES.iter().any(|share| metric.contains(share))
 }
 
+/// Whether values of a metric are shares. A metric of the user's may have the name of a share and be in percent already.
+pub(crate) fn are_shares(metric: &str, mut values: impl Iterator<Item = f64>) -> bool {
+    is_share(metric) && values.all(|value| value.abs() <= 1.0)
+}
+
 /// The main metric of a run, such as `attack 70.4` or `train.loss 0.100 to 0.250`.
 pub fn of_main(main: &MainMetric) -> String {
     let shown = |value: f64| if main.share { percent(value) } else { number(value) };

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::args::{CacheArgs, DEFAULT_CACHE, FileArgs, NodeArgs, RunArgs};
 use super::changed::changed_files;
 use super::ledger::{RUNNING, RunDisplay, RunProgress, last_line, summary};
-use super::publish::publish;
+use super::publish::{publish, publishes};
 use super::registry::registry;
 use super::results::Shown;
 use super::stopped::stopped;
@@ -159,8 +159,10 @@ pub(crate) fn execute(args: &RunArgs, quiet: bool) -> anyhow::Result<(ExitCode, 
     {
         warn_trace(trace.as_ref().map_or(Ok(()), Trace::write));
         // `publish` counts for no key: it may be new.
-        let unpublished = publish(&graph, &Run::read_nodes(&folder)?.0, &store, &folder);
-        unpublished.iter().for_each(|what| eprintln!("warning: {what}"));
+        if publishes(&graph) {
+            let unpublished = publish(&graph, &Run::read_nodes(&folder)?.0, &store, &folder);
+            unpublished.iter().for_each(|what| eprintln!("warning: {what}"));
+        }
         if !quiet {
             show_last_run(args, begun, &plan, &folder, record)?;
         }

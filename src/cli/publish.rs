@@ -13,25 +13,27 @@ use crate::runs::PUBLISHED;
 use crate::store::{Digest, Store, copy_content, read};
 use output::{Destination, NewFolder};
 
+/// Whether any stage that is to run publishes its outputs.
+pub(crate) fn publishes(graph: &Graph) -> bool {
+    graph.selected().any(|id| graph.node(id).call.policy.publish.is_some())
+}
+
 /// Publishes what the nodes made, and leaves what stands there already. What a loop handed on and did not keep is left out.
 /// Returns a line for everything that could not be published.
 pub(crate) fn publish(graph: &Graph, nodes: &[NodeReport], store: &Store, folder: &Path) -> Vec<String> {
-    let published =
-        graph.selected().map(|id| graph.node(id)).filter(|node| node.call.policy.publish.is_some());
-    let mut published = published.peekable();
-    if published.peek().is_none() {
+    if !publishes(graph) {
         return Vec::new();
     }
     let done: HashMap<&str, &NodeReport> = nodes.iter().map(|node| (node.node.as_str(), node)).collect();
     let mut missing = Vec::new();
-    for node in published {
+    for node in graph.selected().map(|id| graph.node(id)) {
+        let Some(publish) = &node.call.policy.publish else { continue };
         let Some(done) = done.get(node.name.as_str()) else { continue };
-        let copy = node.call.policy.publish.as_ref().is_some_and(|publish| publish.copy);
         for (index, path) in node.published() {
             let Some(output) = done.outputs.get(index).filter(|output| !output.passing) else { continue };
             let source = store.blob_path(&output.digest);
             let at = Path::new(PUBLISHED).join(&path);
-            if let Err(error) = put(&source, &output.digest, folder, at, copy) {
+            if let Err(error) = put(&source, &output.digest, folder, at, publish.copy) {
                 let what = format!("output `{}` of {} is not published", output.name, node.name);
                 missing.push(format!("{what}: {error:#}"));
             }

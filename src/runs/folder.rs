@@ -671,7 +671,6 @@ pub(super) fn is_under_way(folder: &Path) -> bool {
 /// What somebody may have meant by the name of a node, or of an output, that is not among these nodes.
 pub fn hint_for_node(text: &str, names: &[&str]) -> Option<String> {
     let stage = text.rsplit_once('.').map_or(text, |(stage, _)| stage);
-    let did_you_mean = |name: &str| format!("did you mean `{name}`?");
     let variants: Vec<String> = names
         .iter()
         .filter(|name| {
@@ -691,12 +690,15 @@ pub fn hint_for_node(text: &str, names: &[&str]) -> Option<String> {
     };
     let found = engine::nearest(text, names).or_else(|| names.iter().rev().find(in_scope).copied());
     if let Some(found) = found.or_else(|| engine::nearest(stage, names)) {
-        return Some(did_you_mean(found));
+        return Some(format!("did you mean `{found}`?"));
     }
     // A loop hands on what a node of its last round made.
     let in_loop = |name: &&&str| name.strip_prefix(stage).is_some_and(|rest| rest.starts_with('['));
-    let of_loop: Option<&str> = names.iter().rev().find(in_loop).copied();
-    of_loop.map(|name| format!("`{stage}` is a loop, and has nodes such as `{name}`"))
+    names
+        .iter()
+        .rev()
+        .find(in_loop)
+        .map(|name| format!("`{stage}` is a loop, and has nodes such as `{name}`"))
 }
 
 /// Most variants that a hint names.

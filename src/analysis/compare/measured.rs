@@ -151,12 +151,11 @@ pub(crate) enum Parts<'p> {
 }
 
 impl Parts<'_> {
-    /// Whether all values are at most 1: a metric of the user's may have the name of a share and be in percent.
-    pub(crate) fn are_within_one(&self) -> bool {
-        let is_within = |part: &Part| part.value.is_none_or(|value| value.abs() <= 1.0);
+    /// The values that are known.
+    pub(crate) fn values(&self) -> Vec<f64> {
         match self {
-            Parts::Paired(pairs) => pairs.iter().all(|(a, b)| is_within(a) && is_within(b)),
-            Parts::Unpaired(a, b) => a.iter().chain(b).all(is_within),
+            Parts::Paired(pairs) => pairs.iter().flat_map(|(a, b)| [a.value, b.value]).flatten().collect(),
+            Parts::Unpaired(a, b) => a.iter().chain(b).filter_map(|part| part.value).collect(),
         }
     }
 }

@@ -23,7 +23,7 @@ use self::measured::{Part, Parts};
 use self::outcomes::{Outcomes, Prompts};
 use self::side::{Evaluation, RESULT, Variant};
 use super::series::Measure;
-use super::table::is_share;
+use super::table::are_shares;
 use runs::Lineage;
 
 pub use conditions::judged_apart;
@@ -140,7 +140,7 @@ fn pair_of(a: &Side, b: &Side, wanted: &CompareOptions) -> anyhow::Result<Compar
         .iter()
         .map(|measure| {
             let parts = parts(measure, &places, (&own_a, &read_a), (&own_b, &read_b));
-            measured::tested(measure, is_share(&measure.metric) && parts.are_within_one(), &parts)
+            measured::tested(measure, are_shares(&measure.metric, parts.values().into_iter()), &parts)
         })
         .collect();
     (result.after_a, result.after_b) = (after_a, after_b);

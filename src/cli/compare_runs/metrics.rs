@@ -68,7 +68,7 @@ pub(super) fn phases(comparison: &Comparison) -> String {
 }
 
 /// An interval in words.
-pub(super) fn range(interval: Option<Interval>, shown: &dyn Fn(f64) -> String) -> String {
+fn range(interval: Option<Interval>, shown: &dyn Fn(f64) -> String) -> String {
     match interval {
         Some(interval) => format!("{} to {}", shown(interval.low), shown(interval.high)),
         None => UNKNOWN.to_owned(),
@@ -86,23 +86,12 @@ fn differences(text: &mut String, comparison: &Comparison, letter: &str) {
             subject = &found.measure.subject;
             rows.push(vec![subject.to_owned()]);
         }
-        let digits = digits(found);
-        let shown =
-            |value: Option<f64>| value.map_or("-".to_owned(), |value| number(value, found.share, digits));
-        let interval = match (found.interval, found.test) {
-            (None, None) => String::new(),
-            (interval, _) => range(interval, &|value| shown(Some(value))),
-        };
-        rows.push(vec![
-            format!("  {}", found.measure.name),
-            shown(found.a),
-            shown(found.b),
-            shown(found.difference),
-            interval,
-            found.p_adjusted.map_or(String::new(), p_value),
-            found.test.map_or("", short).to_owned(),
-            found.detectable.map_or(String::new(), |value| shown(Some(value))),
-        ]);
+        let shown = |value: Option<f64>| value_of(found, value);
+        let mut row = vec![format!("  {}", found.measure.name)];
+        row.extend(cells(found));
+        row.push(found.test.map_or("", short).to_owned());
+        row.push(found.detectable.map_or(String::new(), |value| shown(Some(value))));
+        rows.push(row);
         for seed in &found.seeds {
             let name = seed.seed.map_or("one seed".to_owned(), |seed| format!("seed {seed}"));
             let difference = seed.a.zip(seed.b).map(|(a, b)| b - a);
@@ -111,6 +100,22 @@ fn differences(text: &mut String, comparison: &Comparison, letter: &str) {
     }
     table(text, &rows);
     legend(text, comparison);
+}
+
+/// A value of a compared metric, with as many digits as the metric needs.
+fn value_of(found: &Compared, value: Option<f64>) -> String {
+    value.map_or("-".to_owned(), |value| number(value, found.share, digits(found)))
+}
+
+/// The values of A and B, their difference, its interval and its p.
+pub(super) fn cells(found: &Compared) -> [String; 5] {
+    let shown = |value| value_of(found, value);
+    let interval = match (found.interval, found.test) {
+        (None, None) => String::new(),
+        (interval, _) => range(interval, &|value| shown(Some(value))),
+    };
+    let p = found.p_adjusted.map_or(String::new(), p_value);
+    [shown(found.a), shown(found.b), shown(found.difference), interval, p]
 }
 
 /// In the place of an interval, if the values do not show how much others might vary.
@@ -297,7 +302,7 @@ pub(super) fn wrapped(text: &mut String, words: &str, first: &str, indent: &str)
 }
 
 /// Digits after the point that a metric's numbers need: two significant digits of its error, or else of the difference.
-pub(super) fn digits(found: &Compared) -> usize {
+fn digits(found: &Compared) -> usize {
     let scale = if found.share { 100.0 } else { 1.0 };
     let largest =
         [found.a, found.b].into_iter().flatten().fold(0.0, |most: f64, value| most.max(value.abs()));
@@ -315,11 +320,11 @@ pub(super) fn digits(found: &Compared) -> usize {
     }
 }
 
-pub(super) fn number(value: f64, share: bool, digits: usize) -> String {
+fn number(value: f64, share: bool, digits: usize) -> String {
     visible_fixed(if share { 100.0 * value } else { value }, digits)
 }
 
-pub(super) fn p_value(p: f64) -> String {
+fn p_value(p: f64) -> String {
     match p {
         0.0995.. => format!("{p:.2}"),
         0.00995.. => format!("{p:.3}"),

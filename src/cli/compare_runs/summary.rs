@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::metrics::{digits, number, p_value, phases, range, table, wrapped};
+use super::metrics::{cells, phases, table, wrapped};
 use crate::analysis::compare::{Compared, Comparison};
 use crate::analysis::{MetricName, is_usual};
 
@@ -159,22 +159,10 @@ fn differences(text: &mut String, comparison: &Comparison, main: &[&Compared], l
     let heading = ["", "A", letter, &format!("{letter} - A"), "95 % interval", "p", ""];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     for found in main {
-        let digits = digits(found);
-        let shown =
-            |value: Option<f64>| value.map_or("-".to_owned(), |value| number(value, found.share, digits));
-        let interval = match (found.interval, found.test) {
-            (None, None) => String::new(),
-            (interval, _) => range(interval, &|value| shown(Some(value))),
-        };
-        rows.push(vec![
-            format!("  {}", row_name(found, comparison)),
-            shown(found.a),
-            shown(found.b),
-            shown(found.difference),
-            interval,
-            found.p_adjusted.map_or(String::new(), p_value),
-            verdict(found).to_owned(),
-        ]);
+        let mut row = vec![format!("  {}", row_name(found, comparison))];
+        row.extend(cells(found));
+        row.push(verdict(found).to_owned());
+        rows.push(row);
     }
     table(text, &rows);
 }
