@@ -231,6 +231,7 @@ fn sample(stream: &mut impl RngCore, role: &str, completion: &str) -> Sample {
         completion_ids: (0..tokens).map(|_| stream.next_u32() % 500).collect(),
         logprobs: (0..tokens).map(|_| -(stream.next_u32() as f32 / u32::MAX as f32) * 4.0).collect(),
         finished: true,
+        ..Sample::template("")
     }
 }
 

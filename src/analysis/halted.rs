@@ -15,6 +15,7 @@ pub fn tripped(guard: &str, value: f64, limit: f64) -> String {
         "finite" => format!("loss or gradient {value}, not finite"),
         "min_entropy" => format!("entropy {value} below {limit}"),
         "max_entropy" => format!("entropy {value} above {limit}"),
+        "served_gap" => format!("served_gap {value} nats per token above {limit}"),
         "max_tokens" => format!("{value} tokens a completion above {limit}"),
         _ => format!("{guard} {value} above {limit}"),
     }

@@ -56,8 +56,11 @@ pub(crate) fn load(
 
 /// What this place has: the site file that is named, or the one beside the pipeline.
 pub(crate) fn site(args: &FileArgs) -> anyhow::Result<Site> {
-    let site = args.site.as_ref().map_or_else(|| Site::beside(&args.file), |path| Site::read(path));
-    Ok(site?)
+    let registry = registry();
+    Ok(match &args.site {
+        Some(path) => Site::read(path, &registry)?,
+        None => Site::beside(&args.file, &registry)?,
+    })
 }
 
 /// An error if a word is a setting without its own `--set`. Outside of brackets, no name of a node has a `=`.

@@ -229,6 +229,7 @@ impl<'a> ExplainedPlan<'a> {
         let graph = self.plan.graph;
         let is_own = |feed: &InputBinding| match feed {
             InputBinding::File(index) => change.to == json!(graph.files[*index].digest),
+            InputBinding::Served(index) => change.to == json!(graph.served[*index].text()),
             _ => false,
         };
         change.what == What::Input && !graph.node(id).feeds.iter().any(is_own)

@@ -45,6 +45,15 @@ row_types! {
         logprobs: Vec<f32>,
         /// Whether the completion ended by itself; otherwise it was cut at the longest length, or nobody was asked.
         finished: bool,
+        /// The log-probabilities that the server gave, where one sampled and `logprobs` are the trainer's own. The column is there
+        /// only where some row has them.
+        served_logprobs: Sparse<ServedLogprob>,
+    }
+
+    /// The log-probability of a token by the server that sampled it.
+    ServedLogprob = "served_logprob" {
+        /// At the temperature of sampling.
+        logprob: f64,
     }
 
     /// A seed prompt.
@@ -468,6 +477,7 @@ impl Sample {
             completion_ids: Vec::new(),
             logprobs: Vec::new(),
             finished: true,
+            served_logprobs: Sparse::default(),
         }
     }
 }
@@ -475,6 +485,14 @@ impl Sample {
 impl Sample {
     /// Whether a model was asked; otherwise there is no response.
     pub fn was_asked(&self) -> bool {
+        // A server may tell no tokens.
+        !self.completion_ids.is_empty() || !self.completion.is_empty() || self.finished
+    }
+}
+
+impl Sample {
+    /// Whether the tokens of the completion are known.
+    pub fn has_tokens(&self) -> bool {
         !self.completion_ids.is_empty()
     }
 }

@@ -24,6 +24,17 @@ pub struct Artifact {
     pub path: PathBuf,
 }
 
+/// How an input is used through a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoint<'a> {
+    /// Its name in the site file.
+    pub name: &'a str,
+    /// What the site file says of it.
+    pub entry: &'a serde_json::Value,
+    /// The name and the version of what the server has; `None` if it loads the input's artifact.
+    pub model: Option<(&'a str, Option<&'a str>)>,
+}
+
 /// Keeps a value in memory under the digest of an output, once that is known.
 pub(super) type Remember = Box<dyn FnOnce(&Memory, Digest)>;
 
@@ -46,6 +57,8 @@ pub struct Context<'a> {
     pub(super) loaded: RefCell<Vec<Digest>>,
     pub(super) remember: Vec<(String, Remember)>,
     pub(super) note: String,
+    /// What servers did for it.
+    pub(super) served: RefCell<Vec<serde_json::Value>>,
 }
 
 impl Context<'_> {
@@ -65,6 +78,21 @@ impl Context<'_> {
             Some(Content::Variable { value, .. }) => value.as_deref(),
             _ => None,
         }
+    }
+
+    /// How an input is used through a server; `None` if it is used in this process.
+    pub fn endpoint<'a, T>(&'a self, input: &'a Input<T>) -> anyhow::Result<Option<Endpoint<'a>>> {
+        let (name, model) = match (self.content(&input.place), &input.place.loaded_by) {
+            (Some(Content::Served { model, revision, endpoint: Some(name) }), _) => {
+                (name, Some((model.as_str(), revision.as_deref())))
+            }
+            (_, Some(name)) => (name, None),
+            _ => return Ok(None),
+        };
+        let entry = self.job.endpoints.get(name).with_context(|| {
+            format!("the site file must have the endpoint `{name}`, found none: name the file with --site")
+        })?;
+        Ok(Some(Endpoint { name, entry, model }))
     }
 
     fn content(&self, place: &Place) -> Option<&Content> {
@@ -175,7 +203,7 @@ impl Context<'_> {
     pub fn unfinished(&self) -> anyhow::Result<PathBuf> {
         let Some(key) = self.key else {
             let folder = self.workspace.join(".unfinished");
-            std::fs::create_dir(&folder)?;
+            std::fs::create_dir_all(&folder)?;
             return Ok(folder);
         };
         Ok(self.store.unfinished(key, self.run)?)
@@ -217,6 +245,11 @@ impl Context<'_> {
     pub fn position(&self) -> &[u32] {
         assert!(self.job.draws, "the kind {} must declare that it draws", self.job.kind);
         &self.job.position
+    }
+
+    /// Keeps in the node's record what a server did for it: facts such as its version, tokens and cost. They count for no key.
+    pub fn record_served(&self, facts: serde_json::Value) {
+        self.served.borrow_mut().push(facts);
     }
 
     /// Reports progress: `done` of `total`, and a short note that is also shown when the stage ends. Once the stage's time is

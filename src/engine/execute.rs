@@ -69,6 +69,8 @@ pub(super) enum JobOutcome {
 /// Outputs that are to be recorded.
 pub(super) struct Placed {
     pub outputs: Vec<NodeOutput>,
+    /// What servers did for it.
+    served: Vec<Value>,
     pub seconds: f64,
     key: Digest,
     /// What counts of the job for the key.
@@ -87,6 +89,9 @@ struct Record<'a> {
     seconds: f64,
     outputs: &'a [NodeOutput],
     triplay: &'a str,
+    /// What servers did for it.
+    #[serde(skip_serializing_if = "<[Value]>::is_empty")]
+    served: &'a [Value],
     /// Last, since it is long: see [`Store::write_record`].
     job: &'a Value,
 }
@@ -96,6 +101,7 @@ struct Made {
     workspace: Workspace,
     remember: Vec<(String, Remember)>,
     loaded: Vec<Digest>,
+    served: Vec<Value>,
     seconds: f64,
 }
 
@@ -147,7 +153,7 @@ impl Executor<'_> {
         let is_command = task.call.decoded.runs_command;
         for content in &task.job.inputs {
             inputs.push(match content {
-                Content::Digest { digest, path: Some(path), selection } => {
+                Content::Digest { digest, path: Some(path), selection, .. } => {
                     // A folder that is read in place, such as a model, may name others beside it.
                     let copy = self.copies.of(path, *digest).filter(|copy| is_command || copy.is_file());
                     // A command's own copy is verified.
@@ -160,6 +166,10 @@ impl Executor<'_> {
                     Some(path) => Artifact { digest: *digest, path },
                     None => return Ok(None),
                 },
+                // What a server has has no path: see `Context::endpoint`.
+                Content::Served { model, .. } => {
+                    Artifact { digest: Digest::of_bytes(model.as_bytes()), path: PathBuf::new() }
+                }
                 // A variable has no path: see `Context::variable`.
                 Content::Variable { variable, .. } => {
                     Artifact { digest: Digest::of_bytes(variable.as_bytes()), path: PathBuf::new() }
@@ -209,9 +219,11 @@ impl Executor<'_> {
             loaded: RefCell::default(),
             remember: Vec::new(),
             note: String::new(),
+            served: RefCell::default(),
         };
         let outcome = catch_unwind(AssertUnwindSafe(|| task.call.decoded.stage.run(&mut context)));
         let (remember, loaded) = (context.remember, context.loaded.into_inner());
+        let served = context.served.into_inner();
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(panic) if panic.is::<Cancelled>() => {
@@ -225,11 +237,11 @@ impl Executor<'_> {
             self.memory.forget(&loaded);
             return Err(error);
         }
-        Ok(Made { workspace, remember, loaded, seconds: begun.elapsed().as_secs_f64() })
+        Ok(Made { workspace, remember, loaded, served, seconds: begun.elapsed().as_secs_f64() })
     }
 
     fn place(&self, task: &Task, made: Made) -> anyhow::Result<JobOutcome> {
-        let Made { workspace, mut remember, seconds, .. } = made;
+        let Made { workspace, mut remember, served, seconds, .. } = made;
         let (mut outputs, mut frozen) = (Vec::new(), Vec::new());
         for declared in &task.job.outputs {
             let path = workspace.path().join(&declared.name);
@@ -253,6 +265,7 @@ impl Executor<'_> {
         let (key, counted) = (task.key, task.job.counted(task.call.kind));
         Ok(JobOutcome::Placed(Box::new(Placed {
             outputs,
+            served,
             seconds,
             key,
             counted,
@@ -272,7 +285,7 @@ impl Executor<'_> {
     /// Makes the outputs durable, then the run's root, then the record. The returned pins keep the outputs from being evicted
     /// until the run has counted them.
     pub(crate) fn record(&self, placed: Placed) -> anyhow::Result<Pins> {
-        let Placed { outputs, seconds, key, counted, frozen, workspace, pins, cleaned } = placed;
+        let Placed { outputs, served, seconds, key, counted, frozen, workspace, pins, cleaned } = placed;
         for output in &outputs {
             self.store.sync(&output.digest)?;
         }
@@ -280,7 +293,7 @@ impl Executor<'_> {
             root.sync()?;
         }
         let triplay = env!("CARGO_PKG_VERSION");
-        self.store.write_record(&key, &Record { seconds, outputs: &outputs, triplay, job: &counted })?;
+        self.store.write_record(&key, &Record { seconds, outputs: &outputs, triplay, served: &served, job: &counted })?;
         // The node is recorded, whatever happens to that; gc removes what stays.
         let _ = self.store.remove_unfinished(&key);
         // Blobs that existed before may have been deleted before they were named.

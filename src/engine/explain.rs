@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use super::input::model_and_revision;
 
 /// The kind of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -123,6 +125,11 @@ fn input(value: &Value) -> Option<Value> {
     match (fields.len(), fields.get("digest"), fields.get("variable"), fields.get("value")) {
         (1, Some(digest), _, _) => Some(digest.clone()),
         (2, None, Some(_), Some(value)) => Some(value.clone()),
+        (2, Some(digest), None, None) if fields.contains_key("loaded") => Some(json!({ "loaded": digest })),
+        (2, None, None, None) if fields.contains_key("revision") => {
+            let model = fields.get("model")?.as_str()?;
+            Some(json!(model_and_revision(model, fields["revision"].as_str())))
+        }
         _ => None,
     }
 }
@@ -203,7 +210,6 @@ fn short(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
     use store::Digest;
 
     #[test]
@@ -248,6 +254,11 @@ mod tests {
             last(&now, &several),
             r#"parameter data: 10e5cf3d3c8a → ["17762fddd969",{"of":"10e5cf3d3c8a"}]"#
         );
+        let served = |revision: Value| json!({ "model": "owl", "revision": revision });
+        more["params"]["test"] = served(Value::Null);
+        several = more.clone();
+        several["params"]["test"] = served(json!("v2"));
+        assert_eq!(last(&more, &several), "input test: content \"owl\" → \"owl at v2\"");
         more["params"]["test"] = json!({ "digest": null });
         assert_eq!(last(&now, &more), "input test: content nothing → not known yet");
     }

@@ -5,12 +5,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::decision;
+use super::input::Served;
 use super::job::{Numerics, Retry, UserFile};
 use super::kind::{Kind, Output};
 use super::resources::{Limit, Needs};
 use super::stage::Decoded;
 use petgraph::Directed;
 use petgraph::csr::Csr;
+use serde_json::Value;
 use store::{Blob, Digest, Seed};
 
 /// A node's place in [`Graph::nodes`].
@@ -49,6 +51,10 @@ pub struct Graph {
     pub files: Vec<UserFile>,
     /// Environment variables that count for keys, as they are set now.
     pub variables: Vec<(String, Option<String>)>,
+    /// What inputs take from servers.
+    pub served: Vec<Served>,
+    /// What the site file says of each endpoint.
+    pub endpoints: BTreeMap<String, Value>,
     /// Warnings of settings that are allowed and yet probably a mistake, with their places.
     pub warnings: Vec<String>,
 }
@@ -245,6 +251,8 @@ pub enum InputBinding {
     File(usize),
     /// One of [`Graph::variables`].
     Variable(usize),
+    /// One of [`Graph::served`].
+    Served(usize),
     /// A value of [`Graph::handed`] after a round, or after the last round that was run if that was an earlier one.
     Carried {
         /// The index in [`Graph::handed`].
@@ -389,7 +397,9 @@ impl Graph {
             let (direct, late) = match *feed {
                 InputBinding::Output { node, .. } => (Some(node), Vec::new()),
                 InputBinding::Carried { .. } => (None, self.makers(*feed)),
-                InputBinding::File(_) | InputBinding::Variable(_) => (None, Vec::new()),
+                InputBinding::File(_) | InputBinding::Variable(_) | InputBinding::Served(_) => {
+                    (None, Vec::new())
+                }
             };
             direct.into_iter().chain(late)
         });

@@ -22,6 +22,21 @@ pub trait ArtifactType {
     /// The files of a user's folder that are part of such an artifact: names, or `*.` and an ending. Other files there count
     /// for no key, and no stage may read them. Empty: all files.
     const FILES: &'static [&'static str] = &[];
+
+    /// Whether a server may have it: see [`Served`].
+    const SERVED: bool = false;
+}
+
+/// Something that a server has, as a pipeline names it. The name of the endpoint counts for no key: the site file says where
+/// that is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Served {
+    /// The name of an endpoint of the site file.
+    pub endpoint: String,
+    /// The name by which the server knows it.
+    pub model: String,
+    /// Which of its versions it is: free text that counts for keys.
+    pub revision: Option<String>,
 }
 
 /// Where an input comes from, as typed.
@@ -33,9 +48,28 @@ pub enum InputSource {
     Path(PathBuf),
     /// An environment variable.
     Variable(String),
+    /// Something that a server has.
+    Served(Served),
 }
 
-/// An input of a stage: `name.output` of another stage, or `{ path: FILE }`.
+impl Served {
+    /// What counts for keys, for people: `MODEL`, or `MODEL at REVISION`.
+    pub fn text(&self) -> String {
+        model_and_revision(&self.model, self.revision.as_deref())
+    }
+}
+
+/// [`Served::text`].
+pub(super) fn model_and_revision(model: &str, revision: Option<&str>) -> String {
+    match revision {
+        Some(revision) => format!("{model} at {revision}"),
+        None => model.to_owned(),
+    }
+}
+
+/// An input of a stage: `name.output` of another stage, or `{ path: FILE }`. Where its type allows that, it may be used through
+/// a server: `{ endpoint: NAME, model: MODEL }` is something that the server has, `{ endpoint: NAME, load: INPUT }` something that
+/// the server is told to load.
 pub struct Input<T> {
     pub(super) place: Place,
     artifact: PhantomData<fn() -> T>,
@@ -63,22 +97,33 @@ pub struct InputVariable(pub(super) Place);
 pub(super) struct Place {
     pub origin: InputSource,
     pub number: Option<usize>,
+    /// The endpoint that loads the input.
+    pub loaded_by: Option<String>,
 }
 
 impl From<InputSource> for Place {
     fn from(origin: InputSource) -> Place {
-        Place { origin, number: None }
+        Place { origin, number: None, loaded_by: None }
     }
 }
 
 impl Place {
     /// Its form in serialised parameters.
-    fn mark(&self, accepts: &[&str], files: &[&str]) -> Value {
+    fn mark(&self, accepts: &[&str], files: &[&str], served: bool) -> Value {
         let mut mark = match &self.origin {
             InputSource::Reference(text) => json!({ "ref": text, "accepts": accepts }),
             InputSource::Path(path) => json!({ "path": path }),
             InputSource::Variable(name) => json!({ "variable": name }),
+            InputSource::Served(Served { endpoint, model, revision }) => {
+                json!({ "endpoint": endpoint, "model": model, "revision": revision })
+            }
         };
+        if let Some(endpoint) = &self.loaded_by {
+            mark["loaded_by"] = json!(endpoint);
+        }
+        if served {
+            mark["served"] = json!(true);
+        }
         if !files.is_empty() {
             mark["files"] = json!(files);
         }
@@ -90,14 +135,19 @@ impl Place {
 
     fn of_mark(mark: &Value) -> Option<Place> {
         let text = |key: &str| mark.get(key).and_then(Value::as_str);
-        let origin = match (text("path"), text("variable"), text("ref")) {
-            (Some(path), _, _) => InputSource::Path(path.into()),
-            (_, Some(name), _) => InputSource::Variable(name.to_owned()),
-            (_, _, Some(text)) => InputSource::Reference(text.to_owned()),
+        let origin = match (text("path"), text("variable"), text("ref"), text("endpoint")) {
+            (Some(path), ..) => InputSource::Path(path.into()),
+            (_, Some(name), ..) => InputSource::Variable(name.to_owned()),
+            (_, _, Some(text), _) => InputSource::Reference(text.to_owned()),
+            (.., Some(endpoint)) => InputSource::Served(Served {
+                endpoint: endpoint.to_owned(),
+                model: text("model")?.to_owned(),
+                revision: text("revision").map(str::to_owned),
+            }),
             _ => return None,
         };
         let number = mark.get("n").and_then(Value::as_u64).map(|number| number as usize);
-        Some(Place { origin, number })
+        Some(Place { origin, number, loaded_by: text("loaded_by").map(str::to_owned) })
     }
 }
 
@@ -132,6 +182,7 @@ impl fmt::Display for InputSource {
             InputSource::Reference(text) => f.write_str(text),
             InputSource::Path(path) => write!(f, "{}", path.display()),
             InputSource::Variable(name) => write!(f, "${name}"),
+            InputSource::Served(served) => write!(f, "{} of {}", served.text(), served.endpoint),
         }
     }
 }
@@ -139,8 +190,31 @@ impl fmt::Display for InputSource {
 impl<T> Input<T> {
     /// The reference or path as in the pipeline.
     pub fn text(&self) -> String {
-        self.place.origin.to_string()
+        match &self.place.loaded_by {
+            Some(endpoint) => format!("{} on {endpoint}", self.place.origin),
+            None => self.place.origin.to_string(),
+        }
     }
+
+    /// What uses it, as typed. A value that a loop carries may be served too.
+    pub fn through(&self) -> Through {
+        match (&self.place.origin, &self.place.loaded_by) {
+            (_, Some(_)) => Through::Loaded,
+            (InputSource::Served(_), None) => Through::Served,
+            _ => Through::Process,
+        }
+    }
+}
+
+/// What uses an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Through {
+    /// This process.
+    Process,
+    /// A server, which has it.
+    Served,
+    /// A server, which is told to load it.
+    Loaded,
 }
 
 impl<T> Inputs<T> {
@@ -167,7 +241,7 @@ impl<T> fmt::Debug for Input<T> {
 
 impl<T: ArtifactType> Serialize for Input<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.place.mark(T::ACCEPTS, T::FILES).serialize(serializer)
+        self.place.mark(T::ACCEPTS, T::FILES, T::SERVED).serialize(serializer)
     }
 }
 
@@ -182,13 +256,13 @@ impl<T: ArtifactType> Serialize for Inputs<T> {
 
 impl Serialize for InputFile {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.mark(&[], &[]).serialize(serializer)
+        self.0.mark(&[], &[], false).serialize(serializer)
     }
 }
 
 impl Serialize for InputVariable {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.mark(&[], &[]).serialize(serializer)
+        self.0.mark(&[], &[], false).serialize(serializer)
     }
 }
 
@@ -248,18 +322,64 @@ impl<'de> Visitor<'de> for PlaceVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Place, A::Error> {
-        let expected = || de::Error::custom("must be { path: FILE } and nothing else");
-        let key: String = entries.next_key()?.ok_or_else(expected)?;
-        let place = match key.as_str() {
-            MARK => Place::of_mark(&entries.next_value()?).ok_or_else(expected)?,
-            "path" if self.0 == Typed::Reference => InputSource::Path(entries.next_value()?).into(),
-            _ => return Err(expected()),
-        };
-        if entries.next_key::<String>()?.is_some() {
-            return Err(expected());
+        let mut fields = serde_json::Map::new();
+        while let Some((key, value)) = entries.next_entry::<String, Value>()? {
+            fields.insert(key, value);
         }
-        Ok(place)
+        if let (Some(mark), 1) = (fields.get(MARK), fields.len()) {
+            return Place::of_mark(mark).ok_or_else(|| de::Error::custom(FORMS));
+        }
+        match self.0 {
+            Typed::Reference => place(fields).map_err(de::Error::custom),
+            Typed::Path | Typed::Variable => {
+                Err(de::Error::custom("must be { path: FILE } and nothing else"))
+            }
+        }
     }
+}
+
+/// The forms of an input that is not a reference.
+const FORMS: &str = "must be { path: FILE } and nothing else";
+
+/// The forms of an input that names an endpoint.
+const SERVED_FORMS: &str = "must be { endpoint: NAME, model: MODEL }, with a `revision` if you like, or { endpoint: NAME, load: INPUT }";
+
+/// The input that a map stands for.
+fn place(mut fields: serde_json::Map<String, Value>) -> Result<Place, String> {
+    let mut text = |key: &str| match fields.remove(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
+        Some(other) => Err(format!("`{key}` must be a text, found {other}")),
+    };
+    let Some(endpoint) = text("endpoint")? else {
+        let path = text("path")?;
+        return match (path, fields.is_empty()) {
+            (Some(path), true) => Ok(InputSource::Path(path.into()).into()),
+            _ => Err(FORMS.into()),
+        };
+    };
+    let (model, revision) = (text("model")?, text("revision")?);
+    let load = fields.remove("load");
+    if !fields.is_empty() {
+        return Err(SERVED_FORMS.into());
+    }
+    let origin = match (model, load) {
+        (Some(model), None) => {
+            return Ok(InputSource::Served(Served { endpoint, model, revision }).into());
+        }
+        (None, Some(Value::String(text))) if revision.is_none() => InputSource::Reference(text),
+        (None, Some(Value::Object(of))) if revision.is_none() => match (of.get("path"), of.len()) {
+            (Some(Value::String(path)), 1) => InputSource::Path(path.into()),
+            _ => return Err("`load` must be a reference such as `warmup.model`, or { path: FILE }".into()),
+        },
+        _ => return Err(SERVED_FORMS.into()),
+    };
+    Ok(Place { loaded_by: Some(endpoint), ..origin.into() })
+}
+
+/// The input that a map of the file stands for, as far as it is one; `None` for other maps.
+pub(super) fn source_of_map(fields: serde_json::Map<String, Value>) -> Option<InputSource> {
+    place(fields).ok().filter(|place| place.loaded_by.is_none()).map(|place| place.origin)
 }
 
 struct InputsVisitor<T>(PhantomData<fn() -> T>);
@@ -296,6 +416,20 @@ pub struct Use {
     pub selection: Selection,
     /// Keys and indices that lead to it, for finding its place in the file.
     pub path: Vec<String>,
+    /// Whether a server may have it.
+    pub may_be_served: bool,
+    /// The endpoint that loads it.
+    pub loaded_by: Option<String>,
+}
+
+impl Use {
+    /// The endpoint that it is used through.
+    pub(crate) fn endpoint(&self) -> Option<&str> {
+        match &self.origin {
+            InputSource::Served(served) => Some(&served.endpoint),
+            _ => self.loaded_by.as_deref(),
+        }
+    }
 }
 
 /// Numbers each input in serialised parameters, in the order of the keys that lead to it. So neither the order of fields in a
@@ -313,10 +447,12 @@ fn collect(value: &mut Value, path: &mut Vec<String>, found: &mut Vec<Use>) {
             names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
         };
         let (accepts, files) = (names("accepts"), names("files"));
+        let may_be_served = mark.get("served").is_some();
         if let Some(place) = Place::of_mark(mark) {
             mark["n"] = json!(found.len());
             let selection = Selection { files, ..Selection::default() };
-            found.push(Use { origin: place.origin, accepts, selection, path: path.clone() });
+            let (origin, loaded_by, path) = (place.origin, place.loaded_by, path.clone());
+            found.push(Use { origin, accepts, selection, path, may_be_served, loaded_by });
         }
         return;
     }

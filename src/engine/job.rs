@@ -6,6 +6,7 @@
 //! seed and the rounds of the loops around it. Names, comments, the order of keys, paths and the number of threads do not
 //! count.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -58,6 +59,9 @@ pub struct Job {
     pub outputs: Vec<JobOutput>,
     /// How long it may take, and how often it is tried.
     pub limits: Limits,
+    /// What the site file says of the endpoints that its inputs are used through.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub endpoints: BTreeMap<String, Value>,
     /// The numbers of the GPUs that it has to itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<u32>,
@@ -135,6 +139,19 @@ pub enum Content {
         /// What counts of a user's folder.
         #[serde(default, skip_serializing_if = "is_everything")]
         selection: Selection,
+        /// Whether a server loads it, which counts for the key: a server computes otherwise.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        loaded: bool,
+    },
+    /// Something that a server has.
+    Served {
+        /// The name by which the server knows it.
+        model: String,
+        /// Which of its versions it is.
+        revision: Option<String>,
+        /// The name of the endpoint, which does not count for the key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint: Option<String>,
     },
     /// The value of an environment variable; `None` if it is not set.
     Variable {
@@ -231,7 +248,8 @@ pub fn in_place(mut counted: Value) -> Value {
 
 /// The content of an input, borrowed.
 pub(super) enum Borrowed<'a> {
-    Digest(Digest, Option<&'a UserFile>),
+    Digest(Digest, Option<&'a UserFile>, bool),
+    Served { endpoint: Option<&'a str>, model: &'a str, revision: Option<&'a str> },
     Variable(&'a str, Option<&'a str>),
 }
 
@@ -239,17 +257,25 @@ impl Borrowed<'_> {
     /// As it is recorded: the path of a file does not count.
     pub(crate) fn counted(&self) -> Value {
         match self.to_owned() {
-            Content::Digest { digest, .. } => json!({ "digest": digest }),
-            variable => json!(variable),
+            Content::Digest { digest, loaded: false, .. } => json!({ "digest": digest }),
+            Content::Digest { digest, loaded: true, .. } => json!({ "digest": digest, "loaded": true }),
+            Content::Served { model, revision, .. } => json!({ "model": model, "revision": revision }),
+            variable @ Content::Variable { .. } => json!(variable),
         }
     }
 
     pub(crate) fn to_owned(&self) -> Content {
         match self {
-            Borrowed::Digest(digest, file) => Content::Digest {
+            Borrowed::Digest(digest, file, loaded) => Content::Digest {
                 digest: *digest,
                 path: file.map(|file| file.path.clone()),
                 selection: file.map(|file| file.selection.clone()).unwrap_or_default(),
+                loaded: *loaded,
+            },
+            Borrowed::Served { endpoint, model, revision } => Content::Served {
+                model: (*model).to_owned(),
+                revision: revision.map(str::to_owned),
+                endpoint: endpoint.map(str::to_owned),
             },
             Borrowed::Variable(name, value) => {
                 Content::Variable { variable: (*name).to_owned(), value: value.map(str::to_owned) }
@@ -261,7 +287,10 @@ impl Borrowed<'_> {
 impl Content {
     fn borrowed(&self) -> Borrowed<'_> {
         match self {
-            Content::Digest { digest, .. } => Borrowed::Digest(*digest, None),
+            Content::Digest { digest, loaded, .. } => Borrowed::Digest(*digest, None, *loaded),
+            Content::Served { model, revision, endpoint } => {
+                Borrowed::Served { endpoint: endpoint.as_deref(), model, revision: revision.as_deref() }
+            }
             Content::Variable { variable, value } => Borrowed::Variable(variable, value.as_deref()),
         }
     }
@@ -282,9 +311,14 @@ impl Key {
 
     pub(crate) fn input(&mut self, content: Borrowed) {
         match content {
-            Borrowed::Digest(digest, _) => {
-                self.0.push(b'd');
+            Borrowed::Digest(digest, _, loaded) => {
+                self.0.push(if loaded { b'l' } else { b'd' });
                 self.0.extend(digest.bytes());
+            }
+            Borrowed::Served { model, revision, .. } => {
+                self.0.push(if revision.is_some() { b'r' } else { b'm' });
+                self.text(model);
+                self.text(revision.unwrap_or_default());
             }
             Borrowed::Variable(name, value) => {
                 self.0.push(if value.is_some() { b'v' } else { b'n' });

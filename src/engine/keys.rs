@@ -1,8 +1,11 @@
 //! Makes the job and the key of a node, as soon as the content of all its inputs is known.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::graph::{Graph, InputBinding, Node, NodeId, ResolvedInput, StageTemplate};
+use super::input::{Served, Use};
 use super::job::{Borrowed, Job, JobOutput, Key, Limits, Numerics, counted, of_call};
 use store::{Blob, Digest, canonical_digest};
 
@@ -14,7 +17,7 @@ pub(crate) fn job_of_node<'a>(
 ) -> Option<Job> {
     let node = graph.node(id);
     let call = &node.call;
-    let content = |feed: &InputBinding| Some(content(graph, feed, &known)?.to_owned());
+    let content = |(feed, used): (&InputBinding, &Use)| Some(content(graph, feed, used, &known)?.to_owned());
     let outputs = call.outputs().iter().enumerate().map(|(index, output)| JobOutput {
         name: output.name.to_string(),
         artifact: output.artifact.to_string(),
@@ -27,13 +30,14 @@ pub(crate) fn job_of_node<'a>(
         kind: call.kind.name.to_owned(),
         version: call.kind.version,
         params: call.decoded.params.clone(),
-        inputs: node.feeds.iter().map(content).collect::<Option<_>>()?,
+        inputs: node.feeds.iter().zip(&call.decoded.uses).map(content).collect::<Option<_>>()?,
         numerics: Numerics::clone(&call.numerics),
         draws: call.decoded.draws,
         seed: node.seed,
         position: node.position.to_vec(),
         outputs: outputs.collect(),
         limits: Limits { timeout: call.policy.timeout, retry: call.policy.retry.clone() },
+        endpoints: endpoints_of(graph, node),
         devices: Vec::new(),
         host_units: Vec::new(),
     })
@@ -46,8 +50,8 @@ pub(crate) fn key_of_node<'a>(
     known: impl Fn(NodeId) -> Option<&'a [Blob]>,
 ) -> Option<Digest> {
     let mut key = Key::of_call(&node.call.digest());
-    for feed in &node.feeds {
-        key.input(content(graph, feed, &known)?);
+    for (feed, used) in node.feeds.iter().zip(&node.call.decoded.uses) {
+        key.input(content(graph, feed, used, &known)?);
     }
     if node.call.decoded.draws {
         key.draws(&node.position, node.seed.bytes());
@@ -62,8 +66,9 @@ pub(crate) fn counted_so_far<'a>(
     known: impl Fn(NodeId) -> Option<&'a [Blob]>,
 ) -> Value {
     let StageTemplate { kind, decoded, numerics, .. } = &*node.call;
-    let inputs = node.feeds.iter().map(|feed| {
-        content(graph, feed, &known).map_or_else(|| json!({ "digest": null }), |content| content.counted())
+    let inputs = node.feeds.iter().zip(&decoded.uses).map(|(feed, used)| {
+        content(graph, feed, used, &known)
+            .map_or_else(|| json!({ "digest": null }), |content| content.counted())
     });
     let drawn = decoded.draws.then_some((&node.position[..], node.seed));
     counted(of_call(kind, &decoded.params, numerics), inputs, drawn)
@@ -72,14 +77,22 @@ pub(crate) fn counted_so_far<'a>(
 fn content<'g, 'a>(
     graph: &'g Graph,
     feed: &InputBinding,
+    used: &Use,
     known: &impl Fn(NodeId) -> Option<&'a [Blob]>,
 ) -> Option<Borrowed<'g>> {
     let ResolvedInput::Is(feed) = graph.resolve_input(*feed, known) else { return None };
+    let loaded = used.loaded_by.is_some();
     Some(match feed {
-        InputBinding::Output { node, output } => Borrowed::Digest(known(node)?.get(output)?.digest, None),
+        InputBinding::Output { node, output } => {
+            Borrowed::Digest(known(node)?.get(output)?.digest, None, loaded)
+        }
         InputBinding::File(index) => {
             let file = &graph.files[index];
-            Borrowed::Digest(file.digest, Some(file))
+            Borrowed::Digest(file.digest, Some(file), loaded)
+        }
+        InputBinding::Served(index) => {
+            let Served { endpoint, model, revision } = &graph.served[index];
+            Borrowed::Served { endpoint: Some(endpoint), model, revision: revision.as_deref() }
         }
         InputBinding::Variable(index) => {
             let (name, value) = &graph.variables[index];
@@ -88,6 +101,22 @@ fn content<'g, 'a>(
         // A settled feed is never one of these.
         InputBinding::Carried { .. } => return None,
     })
+}
+
+/// What the site file says of the endpoints that a node uses.
+fn endpoints_of(graph: &Graph, node: &Node) -> BTreeMap<String, Value> {
+    let named = node.call.decoded.uses.iter().filter_map(|used| used.loaded_by.as_deref());
+    let of_feeds =
+        node.feeds.iter().flat_map(|feed| graph.alternatives(*feed)).filter_map(|feed| match feed {
+            InputBinding::Served(index) => Some(graph.served[index].endpoint.as_str()),
+            _ => None,
+        });
+    let entry = |name: &str| Some((name.to_owned(), graph.endpoints.get(name)?.clone()));
+    if graph.endpoints.is_empty() {
+        BTreeMap::new()
+    } else {
+        named.chain(of_feeds).filter_map(entry).collect()
+    }
 }
 
 impl StageTemplate {

@@ -31,7 +31,7 @@ mod upstream;
 mod worker;
 
 pub use context::failed_folder;
-pub use context::{Artifact, Context};
+pub use context::{Artifact, Context, Endpoint};
 pub use decision::{DECISION, stops, write_decision};
 pub use explain::{Change, What, differences};
 pub use grammar::{
@@ -41,7 +41,7 @@ pub use grammar::{
 pub use graph::{
     Assigned, Graph, GraphVariant, InputBinding, Loop, Node, NodeId, On, Policy, Publish, StageTemplate,
 };
-pub use input::{ArtifactType, Input, InputFile, InputVariable, Inputs};
+pub use input::{ArtifactType, Input, InputFile, InputVariable, Inputs, Served, Through};
 pub use job::{Content, Job, Numerics, Retried, Retry, in_place, key_of};
 pub use kind::{Kind, KindFacts, Output, Part, Purpose};
 pub use memory::Memory;

@@ -278,6 +278,9 @@ impl Entry {
 /// Resolves a device and a number type to what results depend on, such as `cuda bf16`; the error lists the known ones.
 type Numerics = fn(device: &str, dtype: &str) -> Result<String, String>;
 
+/// Checks an entry of the site file under `endpoints:`.
+type CheckEndpoint = fn(&Value) -> Result<(), CheckError>;
+
 /// The stage kinds that pipelines can name, and the devices and number types of models.
 #[derive(Default)]
 pub struct Registry {
@@ -285,6 +288,7 @@ pub struct Registry {
     /// The kind of a loop's `until`.
     until: Option<Entry>,
     numerics: Option<Numerics>,
+    endpoint: Option<CheckEndpoint>,
     build: Option<&'static str>,
 }
 
@@ -305,6 +309,15 @@ impl Registry {
     /// Sets the function that knows devices and number types.
     pub fn with_numerics(self, numerics: Numerics) -> Registry {
         Registry { numerics: Some(numerics), ..self }
+    }
+
+    /// Sets the check of the site file's entries under `endpoints:`.
+    pub fn with_endpoints(self, check: CheckEndpoint) -> Registry {
+        Registry { endpoint: Some(check), ..self }
+    }
+
+    pub(super) fn check_endpoint(&self, entry: &Value) -> Result<(), CheckError> {
+        self.endpoint.map_or(Ok(()), |check| check(entry))
     }
 
     /// Names the build that lacks kinds which pipelines may name, such as `a build without models`.
@@ -397,6 +410,11 @@ fn decode<S: Stage>(params: Value) -> Result<Decoded, DecodeError> {
     };
     let mut params = serde_json::to_value(&stage).map_err(defect)?;
     let mut uses = input::number(&mut params);
+    if let Some(wrong) = uses.iter().find(|used| used.endpoint().is_some() && !used.may_be_served) {
+        let message =
+            format!("must be of this machine, found {}: a server does not hand it out", wrong.origin);
+        return Err(DecodeError { path: wrong.path.clone(), message, checked: false });
+    }
     if let Some(patterns) = stage.ignored() {
         let rules = IgnoreRules { folder: None, patterns: patterns.to_vec() };
         uses.iter_mut().for_each(|found| found.selection.ignore.push(rules.clone()));

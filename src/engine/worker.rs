@@ -290,7 +290,7 @@ fn try_work(file: &Path, cache: &Path, registry: &Registry) -> anyhow::Result<En
     }
     let root = run.map(|run| store.serve_root(&run)).transpose()?;
     let sources = job.inputs.iter().filter_map(|content| match content {
-        Content::Digest { digest, path: Some(path), selection } => {
+        Content::Digest { digest, path: Some(path), selection, .. } => {
             Some(Source { path, selection, digest: *digest })
         }
         _ => None,

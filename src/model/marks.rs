@@ -46,6 +46,12 @@ pub struct RenderedPrompt {
 }
 
 impl RenderedPrompt {
+    /// A text without control tokens, whatever it spells.
+    pub fn plain(text: &str) -> RenderedPrompt {
+        let plain = ControlTokens::plain(text);
+        RenderedPrompt { marked: plain.clone(), text: plain }
+    }
+
     /// This text followed by more of the template.
     pub fn followed_by(&self, more: &RenderedPrompt) -> RenderedPrompt {
         RenderedPrompt {
@@ -167,8 +173,7 @@ impl ControlTokens {
 
     /// A text that is data from beginning to end.
     pub fn data(&self, text: &str) -> RenderedPrompt {
-        let plain = ControlTokens::plain(text);
-        RenderedPrompt { marked: plain.clone(), text: plain }
+        RenderedPrompt::plain(text)
     }
 
     /// A text in which this module's noncharacters are replaced.

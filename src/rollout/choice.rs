@@ -61,19 +61,25 @@ pub fn choose(
     let choose = |(row, (prompt, choices)): (usize, (&Vec<u32>, &Vec<Vec<u32>>))| {
         let logprobs: Vec<Vec<f32>> =
             choices.iter().map(|choice| of(prompt, choice)).collect::<Option<_>>()?;
-        let mut totals: Vec<f32> = logprobs.iter().map(|tokens| tokens.iter().sum()).collect();
-        if totals.is_empty() {
-            return None;
-        }
-        let index = if temperature == 0.0 {
-            most_probable(&totals)
-        } else {
-            let (_, _, total) = exponentials(&mut totals, 1.0);
-            pick(&totals, total, &mut seed.stream(row))
-        };
+        let index = select(&logprobs, temperature, seed, row)?;
         Some(Chosen { index, ids: choices[index].clone(), logprobs: logprobs[index].clone() })
     };
     Ok(prompts.iter().zip(choices).enumerate().map(choose).collect())
+}
+
+/// The choice among texts for a row, given the log-probabilities of their tokens at the temperature: the most probable text at
+/// temperature 0, otherwise drawn in proportion to its probability. `None` without texts.
+pub fn select(logprobs: &[Vec<f32>], temperature: f64, seed: Seed, row: usize) -> Option<usize> {
+    let mut totals: Vec<f32> = logprobs.iter().map(|tokens| tokens.iter().sum()).collect();
+    if totals.is_empty() {
+        return None;
+    }
+    Some(if temperature == 0.0 {
+        most_probable(&totals)
+    } else {
+        let (_, _, total) = exponentials(&mut totals, 1.0);
+        pick(&totals, total, &mut seed.stream(row))
+    })
 }
 
 /// The log-probability of each token after each beginning.

@@ -17,7 +17,7 @@ use model::{Checkpoint, Decoder, Error, Packed, Purpose, Result, Tokenizer};
 use ops::Cache;
 use store::Seed;
 
-pub use choice::{Chosen, choose};
+pub use choice::{Chosen, choose, select};
 
 /// Most rows that are sampled at the same time.
 const MOST_ROWS: usize = 512;
@@ -143,16 +143,22 @@ pub fn sample(
     }
     let finished = rows.into_par_iter().map(|row| {
         let mut completion = row.completion;
-        completion.text = checkpoint.tokenizer.decode(&completion.ids)?;
-        if let Some(at) = stop_in(&completion.text, &sampling.stop) {
-            completion.text.truncate(at);
-        }
+        completion.text = text(&checkpoint.tokenizer, &completion.ids, &sampling.stop)?;
         Ok(completion)
     });
     for (row, completion) in asked.into_iter().zip(finished.collect::<Result<Vec<_>>>()?) {
         completions[row] = completion;
     }
     Ok(completions)
+}
+
+/// The text of a completion: without special tokens, up to a stop text.
+pub fn text(tokenizer: &Tokenizer, ids: &[u32], stops: &[String]) -> Result<String> {
+    let mut text = tokenizer.decode(ids)?;
+    if let Some(at) = stop_in(&text, stops) {
+        text.truncate(at);
+    }
+    Ok(text)
 }
 
 /// The number of rows that go through the decoder together, out of `rows`, if memory holds `most`.

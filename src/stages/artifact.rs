@@ -10,17 +10,18 @@ use candle_core::DType;
 use data::{self, AttackRow, Origin, PoolRow, Position, Row, Sample, SeedRow, Sparse};
 use engine::{Artifact, ArtifactType, Context, Input};
 use game::{self, PoolSimilarity};
-use model::{Checkpoint, Compute, Embedder, Params};
+use model::{Checkpoint, Compute, Params};
 use store::read::{self, MAX_TEXT_BYTES};
 use store::{Digest, Seed};
 
 macro_rules! artifact_types {
-    ($($(#[$doc:meta])* $name:ident: $($accepts:literal)|+ $(of $files:expr)?;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident: $($accepts:literal)|+ $(of $files:expr)? $(, served $served:literal)?;)*) => {$(
         $(#[$doc])*
         pub(crate) struct $name;
         impl ArtifactType for $name {
             const ACCEPTS: &'static [&'static str] = &[$($accepts),+];
             $(const FILES: &'static [&'static str] = $files;)?
+            $(const SERVED: bool = $served;)?
         }
     )*};
 }
@@ -29,6 +30,8 @@ artifact_types! {
     /// A Hugging Face folder, with the optimizer's state beside the model after training; a GGUF file or a sentence encoder where
     /// these suffice.
     Model: "model" of model::FILES;
+    /// A model to be asked: like [`Model`], or one behind a server.
+    AskedModel: "model" of model::FILES, served true;
     /// A folder with tokenizer.json.
     Vocabulary: "tokenizer" of model::TOKENIZER_FILES;
     Texts: "texts";
@@ -108,7 +111,7 @@ pub(crate) fn pool(context: &Context, input: &Input<SuccessPool>) -> anyhow::Res
 }
 
 /// The model in a folder. Adapters of one base share its weights in memory.
-pub(crate) fn model(context: &Context, input: &Input<Model>) -> anyhow::Result<Arc<Checkpoint>> {
+pub(crate) fn model<T>(context: &Context, input: &Input<T>) -> anyhow::Result<Arc<Checkpoint>> {
     let compute = compute(context)?;
     context.load(context.input(input)?, |path| {
         let has_adapter = model::is_there(&path.join("adapter_config.json"))?;
@@ -248,32 +251,6 @@ pub(crate) fn prompt(index: usize, seed: &SeedRow, at: Position) -> AttackRow {
         sample: Sample::template(&seed.text),
         at,
     }
-}
-
-/// A unit vector for each text, by a sentence encoder or the mean-pooled last hidden states of a decoder; empty vectors without a
-/// model.
-pub(crate) fn embed(
-    context: &Context,
-    embedder: Option<&Input<Model>>,
-    texts: &[&str],
-) -> anyhow::Result<Vec<Vec<f32>>> {
-    let Some(embedder) = embedder else { return Ok(vec![Vec::new(); texts.len()]) };
-    if texts.is_empty() {
-        return Ok(Vec::new());
-    }
-    let artifact = context.input(embedder)?;
-    if Embedder::is_in(&artifact.path) {
-        let compute = compute(context)?;
-        let encoder = context.load(artifact, |path| {
-            let encoder = Embedder::load(path, &compute)?;
-            let bytes = encoder.bytes();
-            Ok((encoder, bytes))
-        })?;
-        return Ok(encoder.embed(texts)?);
-    }
-    let checkpoint = model(context, embedder)?;
-    let texts: Vec<_> = texts.iter().map(|text| checkpoint.tokenizer.marks.data(text)).collect();
-    Ok(checkpoint.embed(&checkpoint.tokenizer.encode_filled(&texts)?)?)
 }
 
 /// The sandbox's world.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Model, Seeds, World};
+use super::artifact::{self, AskedModel, Seeds, World};
 use super::asking::{Chat, ModelQuery, Text};
 use super::rollouts::prompt_mismatch;
 use super::trial::{self, Observation, Outcomes, PromptIdentity};
@@ -23,9 +23,9 @@ pub(crate) struct CrossPlay {
     // The text is also that of `pipeline kinds`, where an escaped bracket would show its backslash.
     #[allow(rustdoc::broken_intra_doc_links)]
     /// The attackers by name, such as { "round *": "play[*].attacker" }.
-    attackers: BTreeMap<String, Input<Model>>,
+    attackers: BTreeMap<String, Input<AskedModel>>,
     /// The defenders by name.
-    defenders: BTreeMap<String, Input<Model>>,
+    defenders: BTreeMap<String, Input<AskedModel>>,
     /// The seed prompts, whose held-out hazards are attacked.
     seeds: Input<Seeds>,
     /// The world whose oracle judges. Give either this or `judge`.
@@ -33,7 +33,7 @@ pub(crate) struct CrossPlay {
     world: Option<Input<World>>,
     /// The model that judges, if there is no world. All attacks with a text then count as keeping their meaning.
     #[serde(default)]
-    judge: Option<Input<Model>>,
+    judge: Option<Input<AskedModel>>,
     /// Attacks of each attacker on each hazard.
     #[serde(default = "default_group")]
     group: usize,
@@ -191,7 +191,12 @@ impl Stage for CrossPlay {
 }
 
 impl CrossPlay {
-    fn query<'a>(&'a self, model: &'a Input<Model>, role: Role, sampling: &'a Sampling) -> ModelQuery<'a> {
+    fn query<'a>(
+        &'a self,
+        model: &'a Input<AskedModel>,
+        role: Role,
+        sampling: &'a Sampling,
+    ) -> ModelQuery<'a> {
         let prompt = match role {
             Role::Attacker => &self.attacker_prompt,
             Role::Defender => &self.defender_prompt,
@@ -204,7 +209,7 @@ impl CrossPlay {
     fn answers(
         &self,
         context: &mut Context,
-        model: &Input<Model>,
+        model: &Input<AskedModel>,
         name: &str,
         attacks: &[AttackRow],
         first: usize,

@@ -4,9 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use super::artifact::{self, Model, Responses, Seeds};
+use super::artifact::{self, AskedModel, Responses, Seeds};
 use super::asking::{Chat, ModelQuery, Reply, SkippedCounts, Text, TokenLimit, TooLong};
-use super::rollouts::{Rollouts, Sampler, prompt_mismatch};
+use super::rollouts::{Rollouts, SamplingStage, prompt_mismatch};
 use super::rows::{self, Asked};
 use super::turns;
 use data::{self, AttackRow, ResponseRow, SeedRow, Sparse, TurnRow};
@@ -20,7 +20,7 @@ use rollout::Sampling;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Generate {
     /// The attacker.
-    model: Input<Model>,
+    model: Input<AskedModel>,
     /// The seed prompts to draw from. Required unless `continue` is given.
     #[serde(default)]
     data: Option<Input<Seeds>>,
@@ -118,7 +118,7 @@ impl Stage for Generate {
     ];
 
     fn views() -> Views {
-        Views::default().with(|stage: &Generate| stage as &dyn Sampler)
+        Views::default().with(|stage: &Generate| stage as &dyn SamplingStage)
     }
 
     fn check(&self) -> Result<(), CheckError> {
@@ -277,7 +277,7 @@ impl Generate {
     }
 }
 
-impl Sampler for Generate {
+impl SamplingStage for Generate {
     fn sampling(&self) -> &Sampling {
         &self.sampling
     }

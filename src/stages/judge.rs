@@ -3,9 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Judgeable, Model};
+use super::artifact::{self, AskedModel, Judgeable};
 use super::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong, greedy_label};
-use super::rollouts::{Rollouts, Sampler, labels_mismatch, prompt_mismatch};
+use super::rollouts::{Rollouts, SamplingStage, labels_mismatch, prompt_mismatch};
 use super::{rows, turns};
 use data::{self, CompletionRow, JudgedRow, VerdictRow};
 use engine::{CheckError, Context, Input, Kind, Output, Part, Purpose, Stage, Upstream, Views};
@@ -20,7 +20,7 @@ pub(crate) struct Judge {
     /// What to judge: responses, or labelled pairs to train the evaluator on.
     pub(super) data: Input<Judgeable>,
     /// The evaluator.
-    model: Input<Model>,
+    model: Input<AskedModel>,
     /// Verdicts on each pair; together they are one group of GRPO when the evaluator is trained.
     #[serde(default = "one")]
     group: usize,
@@ -88,7 +88,7 @@ impl Stage for Judge {
     const PARTS: &'static [(&'static str, Part)] = &[("data", Part::Source), ("model", Part::Judge)];
 
     fn views() -> Views {
-        Views::default().with(|stage: &Judge| stage as &dyn Sampler)
+        Views::default().with(|stage: &Judge| stage as &dyn SamplingStage)
     }
 
     fn check(&self) -> Result<(), CheckError> {
@@ -152,7 +152,7 @@ impl Stage for Judge {
 
 impl Judge {
     /// The evaluator.
-    pub(super) fn model(&self) -> &Input<Model> {
+    pub(super) fn model(&self) -> &Input<AskedModel> {
         &self.model
     }
 
@@ -162,7 +162,7 @@ impl Judge {
     }
 }
 
-impl Sampler for Judge {
+impl SamplingStage for Judge {
     fn sampling(&self) -> &Sampling {
         &self.sampling
     }

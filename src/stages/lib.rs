@@ -37,6 +37,7 @@ pub fn registry() -> Registry {
         |device: &str, dtype: &str| Compute::parse(device, dtype).map(|compute| compute.to_string());
     Registry::default()
         .with_numerics(numerics)
+        .with_endpoints(asking::check_endpoint)
         .with::<sandbox::Sandbox>()
         .with::<tokenizer::Tokenizer>()
         .with::<sft::Sft>()

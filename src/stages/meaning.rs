@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Attacks, Model};
+use super::artifact::{self, AskedModel, Attacks};
 use super::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TooLong, greedy_label};
 use super::rollouts::Rollouts;
 use super::turns;
@@ -20,7 +20,7 @@ pub(crate) struct Meaning {
     /// The attacks to judge.
     pub(super) data: Input<Attacks>,
     /// The judge.
-    model: Input<Model>,
+    model: Input<AskedModel>,
     /// How answers are sampled: greedily by default.
     #[serde(default = "greedy_label")]
     sampling: Sampling,

@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Attacks, Labels, Meanings, Model, Responses, Verdicts};
+use super::artifact::{self, AskedModel, Attacks, Labels, Meanings, Model, Responses, Verdicts};
+use super::asking;
 use super::judge::Judge;
 use super::trial::{self, Observation, Outcomes, PromptIdentity};
 use data::{self, AttackRow, LabelRow, MeaningRow, ResponseRow, VerdictRow};
@@ -36,7 +37,7 @@ pub(crate) struct Measure {
     attacks: Option<Input<Attacks>>,
     /// Embeds the attacks to measure their diversity: a sentence encoder, or any model.
     #[serde(default)]
-    embedder: Option<Input<Model>>,
+    embedder: Option<Input<AskedModel>>,
     /// A judge's verdicts on which attacks keep the meaning of their seed prompts; the others count as failures. By default all
     /// keep it.
     #[serde(default)]
@@ -162,7 +163,7 @@ impl Stage for Measure {
             let texts: Vec<&str> = attacks.iter().map(|attack| attack.text.as_str()).collect();
             rates.diversity("attacks", &texts);
             if self.embedder.is_some() {
-                let embeddings = artifact::embed(context, self.embedder.as_ref(), &texts)?;
+                let embeddings = asking::embed(context, self.embedder.as_ref(), &texts)?;
                 let embeddings: Vec<&[f32]> = embeddings.iter().map(Vec::as_slice).collect();
                 rates.embeddings("attacks", &embeddings);
             }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Model, Rewards, SuccessPool, Verdicts};
+use super::artifact::{self, AskedModel, Rewards, SuccessPool, Verdicts};
+use super::asking;
 use super::reward::{Reward, TURN};
 use data::{self, PoolRow, RewardRow, VerdictRow};
 use engine::{CheckError, Context, Input, Kind, Output, Stage, Upstream};
@@ -43,7 +44,7 @@ pub(crate) struct Pool {
     eviction: Eviction,
     /// Embeds the attacks that are taken, for terms that compare embeddings. Without it, the pool has no embeddings.
     #[serde(default)]
-    embedder: Option<Input<Model>>,
+    embedder: Option<Input<AskedModel>>,
 }
 
 fn default_success() -> String {
@@ -159,7 +160,7 @@ impl Stage for Pool {
             .filter_map(|row| Some((row, success(row).filter(|success| *success >= self.threshold)?)))
             .collect();
         let texts: Vec<&str> = taken.iter().map(|(row, _)| row.text.as_str()).collect();
-        let embeddings = artifact::embed(context, self.embedder.as_ref(), &texts)?;
+        let embeddings = asking::embed(context, self.embedder.as_ref(), &texts)?;
         let mut similarity = PoolSimilarity::clone(&*artifact::pool(context, &self.into)?);
         for ((row, success), embedding) in taken.into_iter().zip(embeddings) {
             similarity.add(&row.text, &embedding)?;

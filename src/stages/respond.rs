@@ -4,9 +4,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Attacks, Model, Prompts};
+use super::artifact::{self, AskedModel, Attacks, Prompts};
 use super::asking::{Chat, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong};
-use super::rollouts::{Rollouts, Sampler, prompt_mismatch};
+use super::rollouts::{Rollouts, SamplingStage, prompt_mismatch};
 use super::rows;
 use super::turns;
 use data::{self, AttackRow, ResponseRow};
@@ -47,7 +47,7 @@ pub(crate) struct Respond {
 #[serde(deny_unknown_fields)]
 struct Defense {
     /// The model.
-    model: Input<Model>,
+    model: Input<AskedModel>,
     /// Its name in datasets; each model needs its own.
     #[serde(default = "default_name")]
     name: String,
@@ -141,7 +141,7 @@ impl Stage for Respond {
         &[("models", Part::Subject), ("data", Part::Source), ("benign", Part::Prompts)];
 
     fn views() -> Views {
-        Views::default().with(|stage: &Respond| stage as &dyn Sampler)
+        Views::default().with(|stage: &Respond| stage as &dyn SamplingStage)
     }
 
     fn check(&self) -> Result<(), CheckError> {
@@ -247,7 +247,7 @@ impl Stage for Respond {
     }
 }
 
-impl Sampler for Respond {
+impl SamplingStage for Respond {
     fn sampling(&self) -> &Sampling {
         &self.sampling
     }

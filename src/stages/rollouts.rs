@@ -2,12 +2,12 @@
 
 use super::artifact::Model;
 use super::asking::{ModelQuery, TokenLimit, Trainer};
-use engine::{CheckError, Feeder, Input, Upstream};
+use engine::{CheckError, Feeder, Input, Through, Upstream};
 use game::Labels;
 use rollout::Sampling;
 
 /// A stage that samples completions, which can be rewarded.
-pub(crate) trait Sampler {
+pub(crate) trait SamplingStage {
     fn sampling(&self) -> &Sampling;
     /// Completions of each prompt; `None` if the stage does not fix their number.
     fn group(&self) -> Option<usize>;
@@ -32,7 +32,7 @@ pub(crate) trait Learner: Trainer {
 }
 
 /// The completions that an update learns from, as the stage that samples them declares them.
-pub(crate) struct Rollouts<'a>(Feeder<'a, dyn Sampler>);
+pub(crate) struct Rollouts<'a>(Feeder<'a, dyn SamplingStage>);
 
 impl<'a> Rollouts<'a> {
     /// The completions of an input, if a stage samples them.
@@ -108,6 +108,34 @@ impl<'a> Rollouts<'a> {
         }
     }
 
+    /// Checks that a server samples them as the trainer needs them.
+    pub(crate) fn check_served(&self) -> Result<(), String> {
+        let Sampling { top_k, top_p, min_p, .. } = self.0.stage.sampling();
+        let truncates = (*top_k, *top_p, *min_p) != (0, 1.0, 0.0) && self.0.stage.is_free();
+        for (key, query) in self.0.stage.queries() {
+            match query.model.through() {
+                Through::Process => {}
+                Through::Served => {
+                    return Err(format!(
+                        "`{}` must be a model that triplay has loaded, since a trainer learns from its completions: see {}; \
+                         use `{{ endpoint: NAME, load: MODEL }}`",
+                        query.model.text(),
+                        self.0.place(&key)
+                    ));
+                }
+                Through::Loaded if truncates => {
+                    return Err(format!(
+                        "`top_k`, `top_p` and `min_p` must be left out where a server samples for training, since its \
+                         log-probabilities then are of another distribution than the trainer's: see {}",
+                        self.0.place("sampling")
+                    ));
+                }
+                Through::Loaded => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Why an update cannot learn from them, if it cannot.
     pub(crate) fn unlearnable_reason(&self) -> Option<String> {
         if self.0.stage.group() == Some(1) {
@@ -158,7 +186,7 @@ pub(crate) fn prompt_mismatch(upstream: Upstream, query: &ModelQuery) -> Option<
 }
 
 /// The same for the last step that trained `model` in that role.
-fn since(upstream: Upstream, model: &Input<Model>, query: &ModelQuery) -> Option<CheckError> {
+fn since<T>(upstream: Upstream, model: &Input<T>, query: &ModelQuery) -> Option<CheckError> {
     let update: Feeder<dyn Learner> = upstream.view(model)?;
     let model = update.stage.model()?;
     let before = || since(update.upstream(), model, query);

@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Model, Pairs, World};
+use super::artifact::{self, AskedModel, Pairs, World};
 use super::asking::{Chat, ModelQuery, Text, TooLong, greedy_label};
 use super::judge::about;
 use data::{self, LabelRow, PairRow};
@@ -46,7 +46,7 @@ struct Panel {
 #[serde(deny_unknown_fields)]
 struct Expert {
     /// The model.
-    model: Input<Model>,
+    model: Input<AskedModel>,
     /// Its name in datasets; each expert needs its own.
     name: String,
     /// How answers are sampled: greedily by default.

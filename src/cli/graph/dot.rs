@@ -30,6 +30,7 @@ impl Language for Dot<'_> {
             Shape::Carried => ("", CARRIED),
             Shape::File => (", shape=note", OUTSIDE),
             Shape::Variable => (", shape=hexagon", OUTSIDE),
+            Shape::Served => (", shape=cylinder", OUTSIDE),
         };
         format!("n{index} [label=<{}{second}>{shape}{style}];", escape(&name))
     }

@@ -72,7 +72,7 @@ pub(crate) fn lines(node: &OutlineNode) -> (String, Option<String>) {
             (format!("{name}[{}]", labels.join(", ")), Some((*kind).to_owned()))
         }
         Shape::Carried => (Outline::short_name(&node.name).to_owned(), None),
-        Shape::File | Shape::Variable => (node.name.clone(), None),
+        Shape::File | Shape::Variable | Shape::Served => (node.name.clone(), None),
     }
 }
 

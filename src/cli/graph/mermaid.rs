@@ -29,6 +29,7 @@ impl Language for Mermaid<'_> {
             Shape::Carried => format!("n{index}([\"{name}\"]):::carried"),
             Shape::File => format!("n{index}[/\"{name}\"/]:::file"),
             Shape::Variable => format!("n{index}{{{{\"{name}\"}}}}:::file"),
+            Shape::Served => format!("n{index}[(\"{name}\")]:::file"),
         }
     }
 

@@ -87,6 +87,7 @@ fn json(outline: &Outline) -> Value {
                 Shape::Carried => ("carried", None, &[][..]),
                 Shape::File => ("file", None, &[][..]),
                 Shape::Variable => ("variable", None, &[][..]),
+                Shape::Served => ("served", None, &[][..]),
             };
             json!({ "id": id(index), "name": node.name, "type": shape, "kind": kind, "variants": labels,
                 "loop": frame_id(node.frame) })

@@ -3,24 +3,25 @@
 //!
 //! From here on there are no names: each is a place in the frame of a [`scope`](super::scope).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::budget::Budget;
 use super::decode::{Draft, DraftVariant, Entry, Keep, StageDraft, UntilDraft, decode_all, origin};
-use super::diagnostic::{At, Diagnostic};
+use super::diagnostic::{At, Diagnostic, listed};
 use super::errors::Errors;
 use super::order::order;
 use super::producer::Producer;
 use super::scope::{Binding, CarriedValue, Found, Link, Scope};
+use super::site::SITE_FILE;
 use super::spec::{LoopSpec, Pipeline};
 use super::tree::{Key, Params, Tree, Value};
 use super::uses::UseWarnings;
 use super::wording;
 use crate::graph::StageTemplate;
-use crate::input::InputSource;
+use crate::input::{InputSource, Served};
 use crate::job::Numerics;
 use crate::kind::Kind;
 use crate::stage::{CheckError, Registry};
@@ -76,11 +77,12 @@ pub(crate) struct Until {
     pub in_a_row: usize,
 }
 
-/// Files and environment variables that a pipeline names, each once.
+/// Files, environment variables and what servers have, as far as a pipeline names them, each once.
 #[derive(Default)]
 pub(crate) struct Outside {
     pub files: Vec<(PathBuf, At)>,
     pub variables: Vec<String>,
+    pub served: Vec<Served>,
     /// Whether files must exist.
     look: bool,
     index: HashMap<InputSource, usize>,
@@ -117,6 +119,15 @@ impl Outside {
             next
         }))
     }
+
+    fn served(&mut self, of: &Served) -> Link {
+        let next = self.served.len();
+        let served = &mut self.served;
+        Link::Served(*self.index.entry(InputSource::Served(of.clone())).or_insert_with(|| {
+            served.push(of.clone());
+            next
+        }))
+    }
 }
 
 /// The message for a file or folder that cannot be read.
@@ -140,6 +151,8 @@ struct Compiler<'a> {
     file: Rc<PathBuf>,
     numerics: Arc<Numerics>,
     outside: &'a mut Outside,
+    /// Those of the site file, if it is known.
+    endpoints: Option<&'a BTreeMap<String, serde_json::Value>>,
     warnings: Vec<Diagnostic>,
 }
 
@@ -174,7 +187,8 @@ pub(crate) fn compile(
     let numerics = Arc::new(Numerics { device, dtype, resolved });
     let file = Rc::new(errors.source.path.clone());
     let warnings = uses.finish(&spec.declared);
-    let mut compiler = Compiler { errors, file, numerics, outside, warnings };
+    let endpoints = spec.endpoints.as_ref();
+    let mut compiler = Compiler { errors, file, numerics, outside, endpoints, warnings };
     let (steps, _) = compiler.resolve_all(drafts, Scope::default());
     Program { seed, steps, warnings: compiler.warnings }
 }
@@ -250,6 +264,9 @@ impl Compiler<'_> {
         let (mut links, mut sources) = (Vec::with_capacity(uses.len()), Vec::with_capacity(uses.len()));
         for (used, at) in decoded.uses.iter().zip(uses) {
             let Some(found) = self.resolve(&used.origin, at, scope) else { continue };
+            if let Some(name) = &used.loaded_by {
+                self.check_endpoint(name, at);
+            }
             if let Some(artifact) = found
                 .artifact
                 .as_ref()
@@ -409,12 +426,33 @@ impl Compiler<'_> {
         }
     }
 
+    /// Checks that the site file has an endpoint.
+    fn check_endpoint(&self, name: &str, at: At) {
+        let Some(endpoints) = self.endpoints.filter(|endpoints| !endpoints.contains_key(name)) else {
+            return;
+        };
+        let known = match endpoints.len() {
+            0 => "it has no `endpoints:`".to_owned(),
+            _ => format!("it has {}", listed(&endpoints.keys().map(String::as_str).collect::<Vec<_>>())),
+        };
+        let error = self.errors.error(at, format!("the site file must have the endpoint `{name}`; {known}"));
+        let help = format!(
+            "write `endpoints: {{ {name}: {{ url: \"http://127.0.0.1:8000\" }} }}` into {SITE_FILE} beside the pipeline, or \
+             name another file with --site"
+        );
+        self.errors.add::<()>(error.suggest(name, endpoints.keys().map(String::as_str)).help(help));
+    }
+
     fn resolve(&mut self, origin: &InputSource, at: At, scope: &Scope) -> Option<Found> {
         match origin {
             InputSource::Path(path) => {
                 Some(Found::outside(self.outside.file(self.errors, path, at), Some(path.clone())))
             }
             InputSource::Variable(name) => Some(Found::outside(self.outside.variable(name), None)),
+            InputSource::Served(of) => {
+                self.check_endpoint(&of.endpoint, at);
+                Some(Found::outside(self.outside.served(of), None))
+            }
             InputSource::Reference(text) => scope.resolve(self.errors, text, at),
         }
     }

@@ -15,7 +15,7 @@ use super::tree::{Key, Params, Tree, Value};
 use super::uses::{UseWarnings, Uses};
 use super::wording::{self, descend_all};
 use crate::graph::{Assigned, Policy};
-use crate::input::InputSource;
+use crate::input::{self, InputSource};
 use crate::kind::Kind;
 use crate::resources::Limit;
 use crate::stage::{DecodeError, Decoded, Registry};
@@ -102,13 +102,14 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The value of a `carry` or `next` entry: a reference or `{ path: … }`.
+/// The value of a `carry` or `next` entry: a reference, `{ path: … }` or what a server has.
 pub(crate) fn origin(tree: &Tree) -> Option<InputSource> {
-    match (&tree.value, tree.get("path").map(|path| &path.value)) {
-        (Value::Text(text), _) => Some(InputSource::Reference(text.clone())),
-        (Value::Map(entries), Some(Value::Text(path))) if entries.len() == 1 => {
-            Some(InputSource::Path(path.into()))
-        }
+    match &tree.value {
+        Value::Text(text) => Some(InputSource::Reference(text.clone())),
+        Value::Map(_) => match json(tree, &[]) {
+            serde_json::Value::Object(fields) => input::source_of_map(fields),
+            _ => None,
+        },
         _ => None,
     }
 }

@@ -62,6 +62,7 @@ pub(crate) struct Compiled {
     text: String,
     extends: Option<String>,
     resources: BTreeMap<String, Limit>,
+    endpoints: BTreeMap<String, serde_json::Value>,
     /// The `--set`s, those of files too, as `name=value`.
     settings: Vec<String>,
     pub programs: Vec<(Program, GraphVariant)>,
@@ -165,6 +166,7 @@ pub(crate) fn compiled(
         let of_site = site.resources.clone();
         Some(spec.resources.take()?.into_iter().chain(of_site).collect())
     });
+    spec.endpoints = options.site.map(|site| site.endpoints.clone());
     let mut ablations = Cow::Borrowed(options.ablations);
     if let Some(extension) = &extension {
         extension.put_into(&own_errors, &mut spec);
@@ -245,11 +247,12 @@ pub(crate) fn compiled(
         (wrong, Ok(())) | (Ok(()), wrong) => wrong?,
     }
     let (name, resources) = (spec.name, spec.resources.unwrap_or_default());
+    let endpoints = spec.endpoints.unwrap_or_default();
     let text = own.text.clone();
     let extends = base.as_ref().map(|(source, _)| source.text.clone());
     let source = base.map_or(own, |(source, _)| source);
     let settings = settings.into_iter().map(|setting| setting.text).collect();
-    Ok(Compiled { name, text, extends, resources, settings, programs, outside, source })
+    Ok(Compiled { name, text, extends, resources, endpoints, settings, programs, outside, source })
 }
 
 /// Reads the keys of a stage from a file of its own, to be put into a pipeline. Under verbatim keys scalars are text.
@@ -261,7 +264,7 @@ pub fn read_stage(text: &str, registry: &Registry) -> Result<serde_json::Value, 
 
 /// Reads, checks and unrolls a pipeline file: everything that can be known before anything runs.
 pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Graph, Diagnostics> {
-    let Compiled { source, name, text, extends, resources, settings, programs, outside } =
+    let Compiled { source, name, text, extends, resources, endpoints, settings, programs, outside } =
         compiled(path, options, registry)?;
     let size = programs.iter().map(|(program, _)| unroll::size(&program.steps)).sum::<unroll::Size>();
     let too_much = |most: String| {
@@ -278,6 +281,7 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
         (name, value)
     };
     graph.variables = outside.variables.into_iter().map(value).collect();
+    (graph.served, graph.endpoints) = (outside.served, endpoints);
     for (program, variant) in programs {
         let prefix = variant.name().map_or(String::new(), |name| format!("{name}/"));
         if let Some(most) = unroll::unroll(&program, &prefix, &mut graph).beyond() {

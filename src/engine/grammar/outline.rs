@@ -14,6 +14,7 @@ use super::diagnostic::Diagnostics;
 use super::load::{LoadOptions, compiled, load};
 use super::scope::Link;
 use crate::graph::{Graph, InputBinding};
+use crate::input::{InputSource, Served};
 use crate::kind::Output;
 use crate::stage::Registry;
 use store::{Digest, Selection};
@@ -58,6 +59,8 @@ pub enum Shape {
     File,
     /// An environment variable.
     Variable,
+    /// What a server has.
+    Served,
 }
 
 /// A loop, or one round of an unrolled loop.
@@ -333,6 +336,10 @@ impl<'a> Folding<'a> {
                 let name = outside.variables.get(index)?;
                 Some((self.outside(format!("${name}"), Shape::Variable), EdgeRole::Feeds))
             }
+            Link::Served(index) => {
+                let name = served_name(outside.served.get(index)?);
+                Some((self.outside(name, Shape::Served), EdgeRole::Feeds))
+            }
             Link::Output { scope, node, output } => {
                 let (node, variant) = scopes.get(scope)?.nodes.get(node)?;
                 let tail = Tail::output(*node, variant.label.clone(), variant.maker.call.outputs(), output);
@@ -376,6 +383,10 @@ fn written_out(graph: &Graph) -> Outline {
     for (name, _) in &graph.variables {
         outline.add_node(format!("${name}"), None, Shape::Variable);
     }
+    let served = outline.nodes.len();
+    for of in &graph.served {
+        outline.add_node(served_name(of), None, Shape::Served);
+    }
     for (to, node) in graph.nodes.iter().enumerate() {
         for (feed, found) in node.feeds.iter().zip(&node.call.decoded.uses) {
             // A value that any of several rounds may hand on has an edge from each.
@@ -386,6 +397,7 @@ fn written_out(graph: &Graph) -> Outline {
                     }
                     InputBinding::File(index) => Tail::whole(files[index]),
                     InputBinding::Variable(index) => Tail::whole(variables + index),
+                    InputBinding::Served(index) => Tail::whole(served + index),
                     InputBinding::Carried { .. } => continue,
                 };
                 outline.edges.push(Edge { from, to, role: EdgeRole::Feeds, input: found.path.join(".") });
@@ -393,6 +405,11 @@ fn written_out(graph: &Graph) -> Outline {
         }
     }
     outline
+}
+
+/// The name of what a server has.
+fn served_name(of: &Served) -> String {
+    InputSource::Served(of.clone()).to_string()
 }
 
 /// The index of the frame of this name. Adds it and those around it if needed.

@@ -36,6 +36,7 @@ pub(crate) enum Link {
     },
     File(usize),
     Variable(usize),
+    Served(usize),
 }
 
 impl Link {
@@ -45,7 +46,7 @@ impl Link {
             Link::Output { scope, .. } | Link::Carried { scope, .. } | Link::Result { scope, .. } => {
                 scope >= depth
             }
-            Link::File(_) | Link::Variable(_) => false,
+            Link::File(_) | Link::Variable(_) | Link::Served(_) => false,
         }
     }
 
@@ -56,6 +57,7 @@ impl Link {
             Link::Result { scope, value, round } => [scope, value, round, 2],
             Link::File(index) => [index, 0, 0, 3],
             Link::Variable(index) => [index, 0, 0, 4],
+            Link::Served(index) => [index, 0, 0, 5],
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::decode;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::errors::Errors;
 use super::load::is_linked;
@@ -10,7 +11,9 @@ use super::policy::{self, Place};
 use super::source::Source;
 use super::spec::Reader;
 use super::tree::{Key, Tree, Value};
+use super::wording;
 use crate::resources::Limit;
+use crate::stage::Registry;
 
 /// The name of the site file beside a pipeline.
 pub const SITE_FILE: &str = "triplay.yaml";
@@ -20,14 +23,16 @@ pub const SITE_FILE: &str = "triplay.yaml";
 pub struct Site {
     /// The limits of resources. They replace those of the pipeline.
     pub resources: BTreeMap<String, Limit>,
+    /// Where models behind servers are asked, by the names that pipelines use.
+    pub endpoints: BTreeMap<String, serde_json::Value>,
 }
 
 impl Site {
     /// A place that says nothing.
-    pub const BARE: &Site = &Site { resources: BTreeMap::new() };
+    pub const BARE: &Site = &Site { resources: BTreeMap::new(), endpoints: BTreeMap::new() };
 
     /// Reads the site file beside a pipeline, if there is one. A pipeline of that name is none.
-    pub fn beside(pipeline: &Path) -> Result<Site, Diagnostics> {
+    pub fn beside(pipeline: &Path, registry: &Registry) -> Result<Site, Diagnostics> {
         let path = pipeline.with_file_name(SITE_FILE);
         if path.symlink_metadata().is_ok() && is_linked(&path) {
             let message = "the site file beside a pipeline must not be reached through a link";
@@ -42,11 +47,11 @@ impl Site {
         if tree.get("pipeline").is_some() {
             return Ok(Site::default());
         }
-        Site::of(&source, &tree)
+        Site::of(&source, &tree, registry)
     }
 
     /// Reads a site file.
-    pub fn read(path: &Path) -> Result<Site, Diagnostics> {
+    pub fn read(path: &Path, registry: &Registry) -> Result<Site, Diagnostics> {
         if !path.exists() {
             let error = Diagnostic::of_file(path, "there is no such site file");
             return Err(error
@@ -55,10 +60,10 @@ impl Site {
         }
         let source = Source::read(path)?;
         let tree = Tree::parse(&source)?;
-        Site::of(&source, &tree)
+        Site::of(&source, &tree, registry)
     }
 
-    fn of(source: &Source, tree: &Tree) -> Result<Site, Diagnostics> {
+    fn of(source: &Source, tree: &Tree, registry: &Registry) -> Result<Site, Diagnostics> {
         let errors = Errors::new(source);
         let reader = Reader { errors: &errors };
         match &tree.value {
@@ -71,13 +76,25 @@ impl Site {
                 errors.at::<()>(tree.at, message);
             }
         }
-        reader.known_keys(tree, "a site file", &["resources"]);
+        reader.known_keys(tree, "a site file", &["resources", "endpoints"]);
         let entries = tree.get("resources").map(|tree| reader.named(tree, "resources")).unwrap_or_default();
         let limit = |(key, tree): &(Key, Tree)| {
             Some((key.name.clone(), policy::read_limit(&errors, &key.name, tree, Place::Site)?))
         };
         let resources = entries.iter().filter_map(limit).collect();
+        let entries = tree.get("endpoints").map(|tree| reader.named(tree, "endpoints")).unwrap_or_default();
+        let endpoint = |(key, tree): &(Key, Tree)| {
+            let value = decode::json(tree, &[]);
+            if let Err(error) = registry.check_endpoint(&value) {
+                let path: Vec<String> = error.keys().map(str::to_owned).collect();
+                let name = format!("endpoint `{}`", key.name);
+                let (at, message) = wording::check_error(&name, key.at, tree, &path, &error.message);
+                return errors.at(at, message);
+            }
+            Some((key.name.clone(), value))
+        };
+        let endpoints = entries.iter().filter_map(endpoint).collect();
         errors.finish()?;
-        Ok(Site { resources })
+        Ok(Site { resources, endpoints })
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Pipeline {
     pub ablations: Vec<Ablation>,
     /// The limit of each resource; `None` if it is not known what the place has.
     pub resources: Option<BTreeMap<String, Limit>>,
+    /// Those of the site file, if it is known.
+    pub endpoints: Option<BTreeMap<String, serde_json::Value>>,
     /// The place of the device or, without one, of the number type.
     pub numerics_at: Option<At>,
     pub stages: Vec<Item>,
@@ -112,6 +114,7 @@ impl Pipeline {
             declared,
             seeds: reader.seeds(tree),
             ablations: reader.ablations(entries("ablations")),
+            endpoints: None,
             resources: Some(entries("resources").iter().filter_map(|entry| reader.limit(entry)).collect()),
             numerics_at: tree.get("device").or(tree.get("dtype")).map(|tree| tree.at),
             stages: stages.unwrap_or_default(),

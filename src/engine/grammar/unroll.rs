@@ -294,6 +294,7 @@ impl Unroller<'_> {
             Link::Result { scope, value, round } => self.frames[scope].results[value][round],
             Link::File(index) => InputBinding::File(index),
             Link::Variable(index) => InputBinding::Variable(index),
+            Link::Served(index) => InputBinding::Served(index),
         }
     }
 }

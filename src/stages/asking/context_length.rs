@@ -23,7 +23,7 @@ pub(crate) trait Trainer {
 }
 
 /// The number of positions of a model, from its folder or from the stage that makes it.
-fn positions(upstream: Upstream, model: &Input<Model>) -> Option<usize> {
+fn positions<T>(upstream: Upstream, model: &Input<T>) -> Option<usize> {
     if let Some(folder) = upstream.file(model) {
         return Checkpoint::positions(folder);
     }

@@ -11,7 +11,10 @@
 //! generic over the stages.
 
 mod context_length;
+mod here;
 mod keys;
+mod sampler;
+mod served;
 
 use std::fmt;
 
@@ -19,19 +22,22 @@ use anyhow::Context as _;
 
 pub(crate) use context_length::{TokenLimit, Trainer};
 pub(crate) use keys::{Chat, Text, TooLong};
+pub(crate) use sampler::embed;
+pub(crate) use served::check_endpoint;
 
-use super::artifact::{self, Model};
-use data::Sample;
+use super::artifact::AskedModel;
+use data::{Sample, ServedLogprob, Sparse};
 use engine::{CheckError, Context, Input};
 use game::{Answer, Labels, Prompt, PromptError, Question, Role, has_no_text};
-use model::{Checkpoint, FIXED_DAY, Message, RenderedPrompt};
-use rollout::{self, Sampling};
+use model::{Arguments, Message, RenderedPrompt};
+use rollout::Sampling;
+use sampler::{Rendered, Report, Sampled, Sampler, Selected};
 
 /// A model, and how it is asked.
 #[derive(Clone, Copy)]
 pub(crate) struct ModelQuery<'a> {
     pub role: Role,
-    pub model: &'a Input<Model>,
+    pub model: &'a Input<AskedModel>,
     /// The role's default prompt if there is none.
     pub prompt: Option<&'a Text>,
     pub system: Option<&'a Text>,
@@ -61,19 +67,39 @@ pub(crate) struct JudgeReply {
     pub reply: Reply,
 }
 
-/// A question, tokenized; the default value if the model is not asked.
+/// A prompt for a model; the default value if the model is not asked.
 #[derive(Clone, Default)]
-struct TokenizedPrompt {
-    prompt: RenderedPrompt,
-    ids: Vec<u32>,
-    too_long: bool,
+pub(crate) struct ReadyPrompt {
+    pub rendered: RenderedPrompt,
+    /// Its tokens; none where only the server knows them.
+    pub ids: Vec<u32>,
+    /// Its messages, where the server renders the chat.
+    pub messages: Option<Vec<Message>>,
+    is_asked: bool,
+    is_too_long: bool,
+}
+
+impl ReadyPrompt {
+    fn of_tokens(rendered: RenderedPrompt, ids: Vec<u32>) -> ReadyPrompt {
+        ReadyPrompt { rendered, ids, is_asked: true, ..ReadyPrompt::default() }
+    }
+
+    /// A prompt that a server renders and tokenizes.
+    fn of_server(rendered: RenderedPrompt, messages: Option<Vec<Message>>) -> ReadyPrompt {
+        ReadyPrompt { rendered, messages, is_asked: true, ..ReadyPrompt::default() }
+    }
+
+    /// Whether the model reads it.
+    fn is_read(&self) -> bool {
+        self.is_asked && !self.is_too_long
+    }
 }
 
 impl<'a> ModelQuery<'a> {
     /// With the role's default prompt and no chat, as in the sandbox.
     pub(crate) fn with_default_prompt(
         role: Role,
-        model: &'a Input<Model>,
+        model: &'a Input<AskedModel>,
         sampling: &'a Sampling,
     ) -> ModelQuery<'a> {
         const OFF: &Chat = &Chat::Off;
@@ -172,36 +198,41 @@ impl<'a> ModelQuery<'a> {
         questions: &[Option<Question>],
         what: &str,
     ) -> anyhow::Result<Vec<Reply>> {
-        let checkpoint = artifact::model(context, self.model)?;
+        let sampler = self.sampler(context, what)?;
         let finder = self.answer.map(Answer::finder).transpose().map_err(anyhow::Error::msg)?;
-        let mut asked = self.prepare(context, &checkpoint, questions)?;
-        self.fit(&checkpoint, &mut asked, |_| self.sampling.max_new_tokens, "max_new_tokens")?;
+        let mut prompts = self.prepare(context, &*sampler, questions)?;
+        self.fit(&*sampler, &mut prompts, |_| self.sampling.max_new_tokens, "max_new_tokens")?;
         let seed = context.seed().child(what);
-        let begun = std::time::Instant::now();
-        let total = self.sampling.max_new_tokens;
-        let mut tokens = 0;
-        let prompts = to_read(&asked);
-        let completions =
-            rollout::sample(&checkpoint, &prompts, self.sampling, seed, &mut |step, active| {
-                tokens += active;
-                let rate = tokens as f64 / begun.elapsed().as_secs_f64().max(1e-3);
-                context.progress(step, total, format!("{what}, {rate:.0} tokens/s"));
-            })?;
-        let reply = |(asked, completion): (TokenizedPrompt, rollout::Completion)| Reply {
-            text: match &finder {
-                Some(finder) => finder.find(&completion.text).to_owned(),
-                None => completion.text.clone(),
-            },
-            too_long: asked.too_long,
-            sample: Sample {
-                completion: completion.text,
-                completion_ids: completion.ids,
-                logprobs: completion.logprobs,
-                finished: completion.finished,
-                ..self.sample(asked)
-            },
+        let sampled = sampler.sample(&prompts, self.sampling, seed, &mut |done, total, note| {
+            context.progress(done, total, format!("{what}, {note}"));
+        })?;
+        sampler.facts().into_iter().for_each(|facts| context.record_served(facts));
+        let reply = |(prompt, sampled): (ReadyPrompt, Sampled)| {
+            let Sampled { completion, prompt_ids, served_logprobs, too_long } = sampled;
+            let own = self.sample(prompt);
+            Reply {
+                text: match &finder {
+                    Some(finder) => finder.find(&completion.text).to_owned(),
+                    None => completion.text.clone(),
+                },
+                too_long: own.too_long || too_long,
+                sample: Sample {
+                    completion: completion.text,
+                    completion_ids: completion.ids,
+                    logprobs: completion.logprobs,
+                    finished: completion.finished,
+                    prompt_ids: prompt_ids.unwrap_or(own.sample.prompt_ids),
+                    served_logprobs: Sparse(
+                        served_logprobs
+                            .into_iter()
+                            .map(|logprob| ServedLogprob { logprob: f64::from(logprob) })
+                            .collect(),
+                    ),
+                    ..own.sample
+                },
+            }
         };
-        Ok(asked.into_iter().zip(completions).map(reply).collect())
+        Ok(prompts.into_iter().zip(sampled).map(reply).collect())
     }
 
     /// Asks a judge for one of `classes`.
@@ -229,84 +260,55 @@ impl<'a> ModelQuery<'a> {
         what: &str,
         texts: &[&str],
     ) -> anyhow::Result<Vec<JudgeReply>> {
-        let checkpoint = artifact::model(context, self.model)?;
-        let mut asked = self.prepare(context, &checkpoint, questions)?;
-        let choices = self.continuations(&checkpoint, &asked, texts)?;
-        let longest = |row: usize| choices[row].iter().map(Vec::len).max().unwrap_or(0);
-        self.fit(&checkpoint, &mut asked, longest, "the longest choice")?;
-        let (seed, prompts) = (context.seed().child(what), to_read(&asked));
-        let temperature = self.sampling.temperature;
-        let chosen =
-            rollout::choose(&checkpoint, &prompts, &choices, temperature, seed, &mut |done, all| {
-                context.progress(done, all, what);
-            })?;
-        let verdict = |(asked, chosen): (TokenizedPrompt, Option<rollout::Chosen>)| {
-            let too_long = asked.too_long;
-            let (class, text, sample) = match chosen {
-                None => (None, String::new(), self.sample(asked)),
-                Some(chosen) => {
-                    let text = texts[chosen.index].to_owned();
-                    let sample = Sample {
-                        completion: text.clone(),
-                        completion_ids: chosen.ids,
-                        logprobs: chosen.logprobs,
-                        finished: true,
-                        ..self.sample(asked)
-                    };
-                    (Some(chosen.index), text, sample)
-                }
-            };
-            JudgeReply { class, reply: Reply { text, sample, too_long } }
+        let sampler = self.sampler(context, what)?;
+        let mut prompts = self.prepare(context, &*sampler, questions)?;
+        let continuations = sampler.continuations(&prompts, texts)?;
+        let longest = |row: usize| {
+            let texts = continuations.get(row).into_iter().flatten();
+            texts.map(Vec::len).max().unwrap_or(0)
         };
-        Ok(asked.into_iter().zip(chosen).map(verdict).collect())
+        self.fit(&*sampler, &mut prompts, longest, "the longest choice")?;
+        let (seed, temperature) = (context.seed().child(what), self.sampling.temperature);
+        let report: Report = &mut |done, all, note| {
+            let note = if note.is_empty() { String::new() } else { format!(", {note}") };
+            context.progress(done, all, format!("{what}{note}"));
+        };
+        let chosen = sampler.choose(&prompts, texts, &continuations, temperature, seed, report)?;
+        sampler.facts().into_iter().for_each(|facts| context.record_served(facts));
+        let verdict = |(prompt, chosen): (ReadyPrompt, Option<Selected>)| {
+            let own = self.sample(prompt);
+            let Some(Selected { index, ids, logprobs }) = chosen else {
+                return JudgeReply { class: None, reply: own };
+            };
+            let text = texts[index].to_owned();
+            let sample = Sample {
+                completion: text.clone(),
+                completion_ids: ids,
+                logprobs,
+                finished: true,
+                ..own.sample
+            };
+            JudgeReply { class: Some(index), reply: Reply { text, sample, ..own } }
+        };
+        Ok(prompts.into_iter().zip(chosen).map(verdict).collect())
     }
 
-    /// The tokens with which each text continues each prompt, since some tokenizers encode a text differently after a prompt.
-    /// Where the prompt's own tokens would change, the tokens of the text alone.
-    fn continuations(
-        &self,
-        checkpoint: &Checkpoint,
-        asked: &[TokenizedPrompt],
-        texts: &[&str],
-    ) -> anyhow::Result<Vec<Vec<Vec<u32>>>> {
-        let tokenizer = &checkpoint.tokenizer;
-        let alone = tokenizer.encode_all(texts)?;
-        let mut choices = vec![Vec::new(); asked.len()];
-        for (text, alone) in texts.iter().zip(alone) {
-            let text = tokenizer.marks.read(text);
-            let whole: Vec<RenderedPrompt> =
-                asked.iter().map(|asked| asked.prompt.followed_by(&text)).collect();
-            for ((asked, ids), choices) in
-                asked.iter().zip(tokenizer.encode_filled(&whole)?).zip(&mut choices)
-            {
-                let after = ids.strip_prefix(&asked.ids[..]).filter(|_| !asked.ids.is_empty());
-                choices.push(after.map_or_else(|| alone.clone(), <[u32]>::to_vec));
-            }
-        }
-        for choices in &choices {
-            for (index, choice) in choices.iter().enumerate() {
-                let like = |other: &usize| *other != index && choices[*other].starts_with(choice);
-                if let Some(other) = (0..choices.len()).find(like) {
-                    anyhow::bail!(
-                        "the model `{}` cannot choose between `{}` and `{}`: the tokens of one begin with those of the \
-                         other; use other texts in `labels`",
-                        self.model.text(),
-                        texts[index],
-                        texts[other]
-                    );
-                }
-            }
-        }
-        Ok(choices)
+    /// What answers: the decoder in this process, or a server.
+    fn sampler(&self, context: &Context, what: &str) -> anyhow::Result<Box<dyn Sampler>> {
+        let arguments = match self.chat {
+            Chat::On(arguments) => arguments.clone(),
+            Chat::Off => Arguments::new(),
+        };
+        sampler::of(context, self.model, arguments, self.too_long, what)
     }
 
-    /// The prompt of each question, and its tokens.
+    /// The prompt of each question.
     fn prepare(
         &self,
         context: &Context,
-        checkpoint: &Checkpoint,
+        sampler: &dyn Sampler,
         questions: &[Option<Question>],
-    ) -> anyhow::Result<Vec<TokenizedPrompt>> {
+    ) -> anyhow::Result<Vec<ReadyPrompt>> {
         let prompt = match self.prompt {
             None => Prompt::of(self.role, self.chat.is_on())?,
             Some(text) => Prompt::parse(self.role, &text.read(context)?, text.shown())?,
@@ -318,10 +320,9 @@ impl<'a> ModelQuery<'a> {
         let count = questions.len();
         let rows: Vec<usize> = (0..count).filter(|&row| questions[row].is_some()).collect();
         let questions = || questions.iter().flatten();
-        let marks = &checkpoint.tokenizer.marks;
         // Text that fills a template never becomes a control token, whatever it spells.
         let render = |prompt: &Prompt, question: &Question| {
-            question.with_texts(|text| marks.guard(text), |question| prompt.render(question))
+            question.with_texts(|text| sampler.guard(text), |question| prompt.render(question))
         };
         let render_all = |prompt: &Prompt| -> anyhow::Result<Vec<String>> {
             let texts = || questions().map(|question| render(prompt, question)).collect::<Result<_, _>>();
@@ -334,8 +335,8 @@ impl<'a> ModelQuery<'a> {
             "`prompt` of `{}` must use `conversation`, since there are earlier turns and no `chat` to put them in",
             self.model.text()
         );
-        let mut prompts = render_all(&prompt)?;
-        if let Chat::On(arguments) = self.chat {
+        let prompts = render_all(&prompt)?;
+        let rendered: Vec<Rendered> = if self.chat.is_on() {
             let mut systems = system.as_ref().map(&render_all).transpose()?.unwrap_or_default().into_iter();
             let turn = |(prompt, before): (String, Vec<Message>)| {
                 let system = systems.next().map(|text| Message::new("system", text));
@@ -345,65 +346,67 @@ impl<'a> ModelQuery<'a> {
             let told = system.iter().chain([&prompt]).any(|prompt| prompt.uses("conversation"));
             let has_turns = self.role == Role::Defender && !told;
             let before = |question: &Question| match has_turns {
-                true => earlier(question, |question| render(&prompt, question), |text| marks.guard(text)),
+                true => earlier(question, |question| render(&prompt, question), |text| sampler.guard(text)),
                 false => Ok(Vec::new()),
             };
             let before =
                 template::with_large_stack(|| questions().map(before).collect::<Result<Vec<_>, _>>())??;
-            let turns: Vec<Vec<Message>> = prompts.into_iter().zip(before).map(turn).collect();
-            let rendered = checkpoint.tokenizer.render_chats(&turns, FIXED_DAY, arguments);
-            prompts = rendered.with_context(|| format!("model `{}`", self.model.text()))?;
-        }
-        let prompts: Vec<RenderedPrompt> = prompts.iter().map(|prompt| marks.read(prompt)).collect();
-        let ids = checkpoint.tokenizer.encode_filled(&prompts)?;
-        let mut asked = vec![TokenizedPrompt::default(); count];
-        for ((row, prompt), ids) in rows.into_iter().zip(prompts).zip(ids) {
+            prompts.into_iter().zip(before).map(turn).map(Rendered::Chat).collect()
+        } else {
+            prompts.into_iter().map(Rendered::Text).collect()
+        };
+        let ready = sampler.prompts(rendered).with_context(|| format!("model `{}`", self.model.text()))?;
+        let mut prompts = vec![ReadyPrompt::default(); count];
+        for (row, prompt) in rows.into_iter().zip(ready) {
             anyhow::ensure!(
-                !ids.is_empty(),
+                !prompt.ids.is_empty() || prompt.messages.is_some() || !prompt.rendered.text.is_empty(),
                 "row {row}: the {}'s prompt must have at least one token, found none in `{}`",
                 self.role,
-                prompt.text
+                prompt.rendered.text
             );
-            asked[row] = TokenizedPrompt { prompt, ids, too_long: false };
+            prompts[row] = prompt;
         }
-        Ok(asked)
+        Ok(prompts)
     }
 
     /// Marks prompts that leave too little room in the model's context, or fails on the first.
     fn fit(
         &self,
-        checkpoint: &Checkpoint,
-        asked: &mut [TokenizedPrompt],
+        sampler: &dyn Sampler,
+        prompts: &mut [ReadyPrompt],
         room: impl Fn(usize) -> usize,
         of_what: &str,
     ) -> anyhow::Result<()> {
-        let positions = checkpoint.config.positions;
-        for (row, asked) in asked.iter_mut().enumerate() {
+        let Some(positions) = sampler.positions() else { return Ok(()) };
+        for (row, prompt) in prompts.iter_mut().enumerate() {
             let room = room(row);
-            asked.too_long = !asked.ids.is_empty() && asked.ids.len().saturating_add(room) > positions;
+            prompt.is_too_long = !prompt.ids.is_empty() && prompt.ids.len().saturating_add(room) > positions;
             anyhow::ensure!(
-                !asked.too_long || self.too_long == TooLong::Skip,
+                !prompt.is_too_long || self.too_long == TooLong::Skip,
                 "row {row}: the {}'s prompt ({} tokens) and {of_what} ({room}) must fit into the {positions} positions of \
                  model `{}`: make them shorter, or write `too_long: skip` to leave out and count such rows",
                 self.role,
-                asked.ids.len(),
+                prompt.ids.len(),
                 self.model.text()
             );
         }
         Ok(())
     }
 
-    /// A sample without a completion.
-    fn sample(&self, asked: TokenizedPrompt) -> Sample {
-        Sample {
+    /// A reply without a completion.
+    fn sample(&self, prompt: ReadyPrompt) -> Reply {
+        let too_long = prompt.is_too_long;
+        let sample = Sample {
             role: self.role.to_string(),
-            prompt: asked.prompt.text,
-            prompt_ids: asked.ids,
+            prompt: prompt.rendered.text,
+            prompt_ids: prompt.ids,
             completion: String::new(),
             completion_ids: Vec::new(),
             logprobs: Vec::new(),
             finished: false,
-        }
+            served_logprobs: Sparse::default(),
+        };
+        Reply { text: String::new(), sample, too_long }
     }
 }
 
@@ -421,11 +424,6 @@ fn earlier(
         messages.push(Message::new("assistant", guard(turn.response)));
     }
     Ok(messages)
-}
-
-/// The tokens that the model reads: none if a prompt is too long.
-fn to_read(asked: &[TokenizedPrompt]) -> Vec<Vec<u32>> {
-    asked.iter().map(|asked| if asked.too_long { Vec::new() } else { asked.ids.clone() }).collect()
 }
 
 /// The numbers of empty and skipped replies, for the stage's last note.

@@ -2,7 +2,7 @@
 
 use super::Evaluation;
 use super::diversity::Techniques;
-use crate::artifact::{self, Model};
+use crate::artifact::{self, AskedModel};
 use crate::asking::ModelQuery;
 use crate::trial::{self, Observation, PromptIdentity};
 use data::{AttackRow, ResponseRow};
@@ -38,7 +38,7 @@ impl Evaluation<'_> {
         self.diversity(context, "attacks", &all, techniques)?;
         let stage = self.stage;
         let others = stage.others.iter().map(|other| (other.name.as_str(), &other.model));
-        let models: Vec<(&str, &Input<Model>)> =
+        let models: Vec<(&str, &Input<AskedModel>)> =
             [("defender", &stage.defender)].into_iter().chain(others).collect();
         let mut responses: Vec<ResponseRow> = Vec::new();
         for (name, model) in models {

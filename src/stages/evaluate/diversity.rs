@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::Evaluation;
-use crate::artifact;
+use crate::{artifact, asking};
 use data::AttackRow;
 use engine::Context;
 use game::{Frames, frame};
@@ -44,7 +44,7 @@ impl Evaluation<'_> {
         let texts: Vec<&str> = attacks.iter().map(|(attack, _)| attack.text.as_str()).collect();
         self.rates.diversity(subject, &texts);
         if self.stage.embedder.is_some() {
-            let embeddings = artifact::embed(context, self.stage.embedder.as_ref(), &texts)?;
+            let embeddings = asking::embed(context, self.stage.embedder.as_ref(), &texts)?;
             let embeddings: Vec<&[f32]> = embeddings.iter().map(Vec::as_slice).collect();
             self.rates.embeddings(subject, &embeddings);
         }

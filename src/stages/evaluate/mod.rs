@@ -10,7 +10,7 @@ mod turns;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{self, Attacks, Model, Pairs, Seeds, World};
+use super::artifact::{self, AskedModel, Attacks, Pairs, Seeds, World};
 use super::asking::ModelQuery;
 use super::rollouts::prompt_mismatch;
 use super::trial::{self, Outcomes};
@@ -26,11 +26,11 @@ pub(crate) struct Evaluate {
     /// The name of this evaluation in tables, such as the phase that it follows.
     phase: String,
     /// The attacker, which wraps the held-out hazards.
-    attacker: Input<Model>,
+    attacker: Input<AskedModel>,
     /// The defender. It responds to the attacks, the benchmark, the benign prompts and the arithmetic questions.
-    defender: Input<Model>,
+    defender: Input<AskedModel>,
     /// The evaluator, whose verdicts are compared with the oracle's.
-    evaluator: Input<Model>,
+    evaluator: Input<AskedModel>,
     /// Frozen defenders that are attacked too.
     #[serde(default)]
     others: Vec<Other>,
@@ -46,7 +46,7 @@ pub(crate) struct Evaluate {
     world: Input<World>,
     /// Embeds attacks to measure their diversity: a sentence encoder, or any model.
     #[serde(default)]
-    embedder: Option<Input<Model>>,
+    embedder: Option<Input<AskedModel>>,
     /// Attacks on each held-out hazard.
     #[serde(default = "default_group")]
     group: usize,
@@ -65,7 +65,7 @@ pub(crate) struct Evaluate {
 #[serde(deny_unknown_fields)]
 struct Other {
     /// The model.
-    model: Input<Model>,
+    model: Input<AskedModel>,
     /// Its name in tables.
     name: String,
 }
@@ -160,13 +160,16 @@ impl Stage for Evaluate {
         let mut attacks = evaluation.attacks(context)?;
         let techniques = evaluation.techniques(context, &attacks)?;
         let mut responses = evaluation.responses(context, &attacks, &techniques)?;
-        let judge = artifact::model(context, &self.evaluator)?;
-        trial::marks(
-            &mut evaluation.rates,
-            &judge.tokenizer.marks,
-            attacks.iter().map(|row| row.text.as_str()),
-            responses.iter().map(|row| (row.defender.as_str(), row.text.as_str())),
-        );
+        // Of a model that a server has, the control tokens are not known.
+        if context.endpoint(&self.evaluator)?.is_none_or(|endpoint| endpoint.model.is_none()) {
+            let judge = artifact::model(context, &self.evaluator)?;
+            trial::marks(
+                &mut evaluation.rates,
+                &judge.tokenizer.marks,
+                attacks.iter().map(|row| row.text.as_str()),
+                responses.iter().map(|row| (row.defender.as_str(), row.text.as_str())),
+            );
+        }
         let verdicts = evaluation.verdicts(context, &attacks, &responses)?;
         if self.turns > 1 {
             evaluation.turns(context, &mut attacks, &mut responses)?;
@@ -212,7 +215,7 @@ impl Evaluation<'_> {
     fn answer(
         &self,
         context: &mut Context,
-        model: &Input<Model>,
+        model: &Input<AskedModel>,
         prompts: &[AttackRow],
         sampling: &Sampling,
         what: &str,

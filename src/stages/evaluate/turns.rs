@@ -1,7 +1,7 @@
 //! Episodes of several turns: the attacker continues with each defender; success after each number of turns.
 
 use super::Evaluation;
-use crate::artifact::Model;
+use crate::artifact::AskedModel;
 use crate::asking::ModelQuery;
 use crate::rows::{self, Asked};
 use crate::trial::{self, Observation, PromptIdentity};
@@ -20,7 +20,7 @@ impl Evaluation<'_> {
     ) -> anyhow::Result<()> {
         let stage = self.stage;
         let others = stage.others.iter().map(|other| (other.name.as_str(), &other.model));
-        let models: Vec<(&str, &Input<Model>)> =
+        let models: Vec<(&str, &Input<AskedModel>)> =
             [("defender", &stage.defender)].into_iter().chain(others).collect();
         let first: Vec<ResponseRow> = responses.clone();
         let by_model = first.chunks((first.len() / models.len()).max(1));
@@ -96,7 +96,7 @@ impl Evaluation<'_> {
     fn next_responses(
         &self,
         context: &mut Context,
-        model: &Input<Model>,
+        model: &Input<AskedModel>,
         attacks: &[AttackRow],
         name: &str,
         first: usize,

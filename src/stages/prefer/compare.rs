@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rand::seq::SliceRandom;
 
-use crate::artifact::{self, Comparable, Model, Responses};
+use crate::artifact::{self, AskedModel, Comparable, Responses};
 use crate::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong, greedy_label};
 use crate::respond::Respond;
 use crate::rollouts::Rollouts;
@@ -28,7 +28,7 @@ pub(crate) struct ByJudge {
     /// for are in no pair.
     data: Input<Comparable>,
     /// The judge.
-    model: Input<Model>,
+    model: Input<AskedModel>,
     /// With attacks: the responses to them, so that the judge sees what the attacks achieved. If an attack has several, the
     /// judge sees the first.
     #[serde(default)]

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::{self, Completions, Meanings, Model, SuccessPool};
+use crate::artifact::{self, AskedModel, Completions, Meanings, SuccessPool};
+use crate::asking;
 use data::{AttackRow, MeaningRow, Origin, ResponseRow, RewardRow, Sample, Sparse, TurnRow, VerdictRow};
 use engine::{Context, Input};
 use game::{Meaning, PoolSimilarity, has_no_text};
@@ -292,7 +293,7 @@ impl<'a> Batch<'a> {
     }
 
     /// A unit vector for each completion.
-    pub(crate) fn embeddings(&self, embedder: &Input<Model>) -> anyhow::Result<Embeddings> {
+    pub(crate) fn embeddings(&self, embedder: &Input<AskedModel>) -> anyhow::Result<Embeddings> {
         let digest = self.context.input(embedder)?.digest;
         if let Some(known) = self.embedded.borrow().get(&digest) {
             return Ok(known.clone());
@@ -303,8 +304,12 @@ impl<'a> Batch<'a> {
     }
 
     /// A unit vector for each text.
-    pub(crate) fn embed(&self, embedder: &Input<Model>, texts: &[&str]) -> anyhow::Result<Vec<Vec<f32>>> {
-        artifact::embed(self.context, Some(embedder), texts)
+    pub(crate) fn embed(
+        &self,
+        embedder: &Input<AskedModel>,
+        texts: &[&str],
+    ) -> anyhow::Result<Vec<Vec<f32>>> {
+        asking::embed(self.context, Some(embedder), texts)
     }
 
     /// Whether each attack keeps the meaning of its seed prompt: by the judge, otherwise by the words of the seed prompt.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::batch::{Batch, CompletionKind};
 use super::self_bleu::{check_sharpness, default_sharpness, penalty};
 use super::term::{Scores, Term};
-use crate::artifact::{Model, SuccessPool};
+use crate::artifact::{AskedModel, SuccessPool};
 use engine::{CheckError, Input};
 
 /// Penalizes the similarity of an attack's embedding to its nearest neighbours in the pool.
@@ -19,7 +19,7 @@ pub(crate) struct Cosine {
     /// The successful attacks to compare with.
     pool: Input<SuccessPool>,
     /// The model that embeds attacks; it must be the `embedder` of the pool.
-    embedder: Input<Model>,
+    embedder: Input<AskedModel>,
     /// The number of nearest neighbours in the pool over which the similarity is averaged.
     #[serde(default = "default_neighbours")]
     neighbours: usize,
@@ -54,7 +54,7 @@ impl Term for Cosine {
         self.sharpness == 0.0
     }
 
-    fn embedder(&self) -> Option<&Input<Model>> {
+    fn embedder(&self) -> Option<&Input<AskedModel>> {
         Some(&self.embedder)
     }
 }

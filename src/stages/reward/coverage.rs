@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, CompletionKind};
 use super::term::{Scores, Term};
-use crate::artifact::{self, Attacks, Model, SuccessPool};
+use crate::artifact::{self, AskedModel, Attacks, SuccessPool};
 use data::{AttackRow, PoolRow};
 use engine::{CheckError, Input};
 use game::Frames;
@@ -21,7 +21,7 @@ pub(crate) struct Coverage {
     examples: Input<Attacks>,
     /// Compares wrappings by their embeddings; by default they are compared by their words and pairs of words.
     #[serde(default)]
-    embedder: Option<Input<Model>>,
+    embedder: Option<Input<AskedModel>>,
     /// The name of the term above that says how well an attack succeeded.
     #[serde(default = "default_success")]
     success: String,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, CompletionKind};
 use super::term::{Scores, Term};
-use crate::artifact::{Model, SuccessPool};
+use crate::artifact::{AskedModel, SuccessPool};
 use engine::{CheckError, Input};
 
 /// Rewards the distance of an attack from the pool as a whole, times another score.
@@ -22,7 +22,7 @@ pub(crate) struct Density {
     /// last steps.
     pool: Input<SuccessPool>,
     /// The model that embeds attacks; it must be the `embedder` of the pool.
-    embedder: Input<Model>,
+    embedder: Input<AskedModel>,
     /// The name of the term above whose score is the other factor, such as `meaning` or `success`.
     times: String,
     /// h of the kernel exp(−(1 − cosine)/h); without it the kernel is the cosine itself.
@@ -57,7 +57,7 @@ impl Term for Density {
         Some(("times", &self.times))
     }
 
-    fn embedder(&self) -> Option<&Input<Model>> {
+    fn embedder(&self) -> Option<&Input<AskedModel>> {
         Some(&self.embedder)
     }
 }

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, CompletionKind};
-use crate::artifact::{Completions, Model};
+use crate::artifact::{AskedModel, Completions};
 use engine::{CheckError, Input, Upstream};
 
 /// A term of the reward. Its fields are what it reads; it gives each completion a score.
@@ -38,7 +38,7 @@ pub(crate) trait Term {
     }
 
     /// The model that embeds completions for comparison with the pool, whose embeddings must be of the same model.
-    fn embedder(&self) -> Option<&Input<Model>> {
+    fn embedder(&self) -> Option<&Input<AskedModel>> {
         None
     }
 

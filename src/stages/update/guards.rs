@@ -18,6 +18,9 @@ use engine::{CheckError, Context, Input, Inputs};
 use grpo::{self, StepReport};
 use store::read::{self, MAX_TEXT_BYTES};
 
+/// The guard, and the metric, of the distance between server and trainer.
+pub(crate) const SERVED_GAP: &str = "served_gap";
+
 /// The record of a halted phase, in the folder of the model that it hands on.
 const HALTED: &str = "halted.json";
 
@@ -44,6 +47,10 @@ pub(crate) struct Guards {
     /// The largest share of token 3-grams that occurred earlier in the same completion.
     #[serde(default)]
     repetition: Option<f64>,
+    /// The largest mean difference, in nats per token, between the log-probabilities of the server that sampled the completions
+    /// and the trainer's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    served_gap: Option<f64>,
     /// How many batches in a row must pass the same limit: with 2, a single outlier halts nothing. A loss or gradient that is not
     /// finite halts at once.
     #[serde(default = "one")]
@@ -111,6 +118,7 @@ impl Guards {
             ("max_entropy", self.max_entropy),
             ("max_tokens", self.max_tokens),
             ("repetition", self.repetition),
+            (SERVED_GAP, self.served_gap),
         ];
         let wrong = |limit: &Option<f64>| limit.is_some_and(|limit| !(0.0..f64::INFINITY).contains(&limit));
         if let Some((name, Some(limit))) = limits.iter().find(|(_, limit)| wrong(limit)) {
@@ -132,7 +140,12 @@ impl Guards {
     }
 
     /// The limits that a batch has passed. NaN passes any limit.
-    pub(crate) fn tripped(&self, completions: &[&[u32]], report: &StepReport) -> Vec<Tripped> {
+    pub(crate) fn tripped(
+        &self,
+        completions: &[&[u32]],
+        served_gap: Option<f64>,
+        report: &StepReport,
+    ) -> Vec<Tripped> {
         let tokens: usize = completions.iter().map(|completion| completion.len()).sum();
         let length = tokens as f64 / completions.len().max(1) as f64;
         let repetition = grpo::repetition(completions.iter().copied());
@@ -157,6 +170,7 @@ impl Guards {
             above("max_entropy", report.entropy, self.max_entropy),
             above("max_tokens", length, self.max_tokens),
             above("repetition", repetition, self.repetition),
+            served_gap.and_then(|gap| above(SERVED_GAP, gap, self.served_gap)),
         ]
         .into_iter()
         .flatten()
@@ -357,9 +371,9 @@ mod tests {
     #[test]
     fn a_limit_that_is_passed_is_named_and_what_is_no_number_passes_any() {
         let healthy = StepReport { kl: 0.5, entropy: 1.0, ..StepReport::default() };
-        assert_eq!(guards("1.0").tripped(&[], &healthy), []);
+        assert_eq!(guards("1.0").tripped(&[], None, &healthy), []);
         let said = |report: StepReport| {
-            let tripped = guards("1.0").tripped(&[], &report);
+            let tripped = guards("1.0").tripped(&[], None, &report);
             tripped.iter().map(Tripped::to_string).collect::<Vec<_>>().join(" and ")
         };
         assert_eq!(said(StepReport { kl: 0.71, ..healthy }), "kl 0.71 above 0.5");
@@ -368,6 +382,6 @@ mod tests {
             "loss or gradient NaN, not finite and entropy 0.25 below 1"
         );
         assert_eq!(said(StepReport { kl: f64::NAN, ..healthy }), "kl NaN above 0.5");
-        assert_eq!(guards("null").tripped(&[], &StepReport { entropy: 0.0, ..healthy }), []);
+        assert_eq!(guards("null").tripped(&[], None, &StepReport { entropy: 0.0, ..healthy }), []);
     }
 }

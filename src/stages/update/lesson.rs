@@ -18,6 +18,11 @@ pub(crate) trait TrainingBatch {
     fn metrics(&self, marks: &ControlTokens, at: &Position) -> Vec<MetricRow>;
     /// Whether there is anything to learn from.
     fn has_signal(&self) -> bool;
+    /// How far the log-probabilities of the server that sampled the completions are from the trainer's own; `None` if no server
+    /// gave any.
+    fn served_gap(&self) -> Option<ServedGap> {
+        None
+    }
     /// The note if there is nothing to learn from.
     fn nothing(&self) -> &'static str;
     /// The completions that a model was asked for, as token ids.
@@ -38,6 +43,26 @@ pub(crate) trait TrainingBatch {
     fn step_metrics(&self, report: &StepReport, with_reference: bool, at: &Position) -> Vec<MetricRow>;
     /// The most important of them in a line.
     fn told(&self, metrics: &[MetricRow], report: &StepReport) -> String;
+}
+
+/// How far a server's log-probabilities are from the trainer's own, in nats per token.
+#[derive(Clone, Copy)]
+pub(crate) struct ServedGap {
+    pub mean: f64,
+    pub max: f64,
+    pub tokens: usize,
+}
+
+impl ServedGap {
+    /// From pairs of both numbers of each token.
+    fn of(pairs: impl Iterator<Item = (f64, f32)>) -> Option<ServedGap> {
+        let gaps: Vec<f64> = pairs.map(|(served, own)| (served - f64::from(own)).abs()).collect();
+        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+        // NaN is beyond every limit.
+        let max =
+            gaps.iter().copied().fold(0.0, |max: f64, gap| if gap > max || gap.is_nan() { gap } else { max });
+        (!gaps.is_empty()).then_some(ServedGap { mean, max, tokens: gaps.len() })
+    }
 }
 
 /// Completions with their rewards.
@@ -61,7 +86,14 @@ impl TrainingBatch for RewardBatch<'_> {
 
     fn has_signal(&self) -> bool {
         // A completion whose reward is not known teaches nothing.
-        self.rows.iter().any(|row| row.advantage.is_some() && row.sample.was_asked())
+        self.rows.iter().any(|row| row.advantage.is_some() && row.sample.has_tokens())
+    }
+
+    fn served_gap(&self) -> Option<ServedGap> {
+        ServedGap::of(self.rows.iter().flat_map(|row| {
+            let served = row.sample.served_logprobs.iter().map(|served| served.logprob);
+            served.zip(row.sample.logprobs.iter().copied())
+        }))
     }
 
     fn nothing(&self) -> &'static str {
@@ -69,7 +101,7 @@ impl TrainingBatch for RewardBatch<'_> {
     }
 
     fn completions(&self) -> Vec<&[u32]> {
-        let asked = self.rows.iter().filter(|row| row.sample.was_asked());
+        let asked = self.rows.iter().filter(|row| row.sample.has_tokens());
         asked.map(|row| &row.sample.completion_ids[..]).collect()
     }
 

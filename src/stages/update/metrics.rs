@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::guards::Tripped;
+use super::guards::{SERVED_GAP, Tripped};
+use super::lesson::ServedGap;
 use crate::trial::MARKS_IN_TEXT;
 use data::{MetricRow, Position, RewardRow};
 use game::{has_no_text, undetermined};
@@ -99,6 +100,12 @@ pub(crate) fn metrics(rows: &[RewardRow], marks: &ControlTokens, at: &Position) 
     }
     add("undetermined_verdicts", rows.iter().map(|row| f64::from(row.undetermined)).sum(), rows.len());
     metrics
+}
+
+/// Metrics of the distance between the server that sampled and the trainer.
+pub(crate) fn gap_metrics(role: &str, gap: &ServedGap, at: &Position) -> Vec<MetricRow> {
+    let of = [(SERVED_GAP, gap.mean), ("served_gap_max", gap.max)];
+    of.into_iter().map(|(name, value)| metric("update", role, name, value, gap.tokens, at)).collect()
 }
 
 /// Metrics of the step.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use self::algorithm::Algorithm;
 use self::guards::{Guards, Halted, Streaks, finite};
 use self::lesson::{RewardBatch, TrainingBatch};
-use self::metrics::{halted_metrics, metric};
+use self::metrics::{gap_metrics, halted_metrics, metric};
 use self::preferences::PreferenceBatch;
 use super::artifact::{self, Model, TrainingData};
 use super::asking::Trainer;
@@ -104,6 +104,7 @@ impl Stage for Update {
         if let Algorithm::Grpo(config) = &self.algorithm {
             let longest = config.max_completion_length;
             rollouts.check_settings(config.temperature.unwrap_or(1.0), longest)?;
+            rollouts.check_served().map_err(|message| CheckError::at("data", message))?;
             unlearnable_reason = rollouts.unlearnable_reason().map(|message| CheckError::at("data", message));
         }
         let model_mismatch = rollouts.model_mismatch(upstream, &self.model);
@@ -119,6 +120,8 @@ impl Stage for Update {
         let at = artifact::position(context);
         let (role, count) = (lesson.role(), lesson.count());
         let mut metrics = lesson.metrics(&before.tokenizer.marks, &at);
+        let served_gap = lesson.served_gap();
+        metrics.extend(served_gap.iter().flat_map(|gap| gap_metrics(role, gap, &at)));
         if self.guards.is_some()
             && let Some(halted) = Halted::before(context, &context.input(&self.model)?.path)?
         {
@@ -169,7 +172,8 @@ impl Stage for Update {
                 let mut passes = |iteration: usize, report: &StepReport| {
                     tripped = match iteration {
                         1 => {
-                            let passed = guards.tripped(&lesson.completions(), report);
+                            let passed =
+                                guards.tripped(&lesson.completions(), served_gap.map(|gap| gap.mean), report);
                             streaks = before.and(position, &passed);
                             streaks.halting(passed, guards)
                         }
@@ -242,7 +246,19 @@ impl Update {
     fn lesson<'a>(&'a self, context: &Context) -> anyhow::Result<Box<dyn TrainingBatch + 'a>> {
         let (loss, config) = match &self.algorithm {
             Algorithm::Grpo(config) => {
-                return Ok(Box::new(RewardBatch { rows: artifact::rows(context, &self.data)?, config }));
+                let rows: Arc<Vec<data::RewardRow>> = artifact::rows(context, &self.data)?;
+                let lacks = |row: &data::RewardRow| {
+                    row.advantage.is_some() && row.sample.was_asked() && !row.sample.has_tokens()
+                };
+                if let Some(row) = rows.iter().position(lacks) {
+                    anyhow::bail!(
+                        "row {row} of `{}` must have the token ids of its completion, found none: a server that does not tell \
+                         them cannot sample for training; use `{{ endpoint: NAME, load: {} }}`, or sample in this process",
+                        self.data.text(),
+                        self.model.text()
+                    );
+                }
+                return Ok(Box::new(RewardBatch { rows, config }));
             }
             Algorithm::Dpo(config) => (PairLoss::Dpo, config),
             Algorithm::Ipo(config) => (PairLoss::Ipo, config),

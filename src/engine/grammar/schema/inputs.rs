@@ -33,17 +33,55 @@ impl JsonSchema for AnyInput {
     }
 }
 
+/// The schema of an input that a server may have.
+pub(crate) struct ServedInput;
+
+impl JsonSchema for ServedInput {
+    fn schema_name() -> Cow<'static, str> {
+        "served input".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let own = generator.subschema_for::<AnyInput>();
+        let endpoint = json!({ "type": "string", "description":
+            "The name of an endpoint of the site file. It does not count for results." });
+        json_schema!({ "anyOf": [
+            own,
+            {
+                "type": "object",
+                "properties": {
+                    "endpoint": endpoint,
+                    "model": { "type": "string", "description": "The name by which the server knows the model." },
+                    "revision": { "type": "string", "description":
+                        "Which of its versions it is: free text that counts for results." },
+                },
+                "required": ["endpoint", "model"],
+                "additionalProperties": false,
+            },
+            {
+                "type": "object",
+                "properties": { "endpoint": endpoint, "load": own },
+                "required": ["endpoint", "load"],
+                "additionalProperties": false,
+            },
+        ] })
+    }
+}
+
 impl<T: ArtifactType> JsonSchema for Input<T> {
     fn inline_schema() -> bool {
         true
     }
 
     fn schema_name() -> Cow<'static, str> {
-        format!("input.{}", T::ACCEPTS.join("-")).into()
+        format!("input.{}{}", if T::SERVED { "served." } else { "" }, T::ACCEPTS.join("-")).into()
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let mut schema = generator.subschema_for::<AnyInput>();
+        let mut schema = match T::SERVED {
+            true => generator.subschema_for::<ServedInput>(),
+            false => generator.subschema_for::<AnyInput>(),
+        };
         schema.insert(ACCEPTS.into(), json!(T::ACCEPTS));
         schema
     }
