@@ -39,6 +39,7 @@ pub(crate) const BOOKKEEPING: &[&str] = &[
     "id2label",
     "label2id",
     "sep_token_id",
+    "unk_token_id",
     "decoder_start_token_id",
     "prefix",
     "is_llama_config",

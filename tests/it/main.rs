@@ -7,6 +7,7 @@ mod commands;
 mod compare;
 mod crash;
 mod docs;
+mod endpoints;
 mod engineer;
 mod exec;
 mod exports;

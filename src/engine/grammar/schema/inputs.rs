@@ -45,6 +45,8 @@ impl JsonSchema for ServedInput {
         let own = generator.subschema_for::<AnyInput>();
         let endpoint = json!({ "type": "string", "description":
             "The name of an endpoint of the site file. It does not count for results." });
+        let mut loaded = own.clone();
+        loaded.insert("description".into(), json!("The model that the server is told to load: an adapter, or all of a model."));
         json_schema!({ "anyOf": [
             own,
             {
@@ -60,7 +62,7 @@ impl JsonSchema for ServedInput {
             },
             {
                 "type": "object",
-                "properties": { "endpoint": endpoint, "load": own },
+                "properties": { "endpoint": endpoint, "load": loaded },
                 "required": ["endpoint", "load"],
                 "additionalProperties": false,
             },

@@ -1,0 +1,305 @@
+//! Models behind servers: `triplay serve` answers for the roles of a game, and what goes wrong is said.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use triplay::data::{self, AttackRow, MetricRow};
+
+use crate::space::{Seen, Space};
+
+/// A `triplay serve` that ends with the test.
+struct Server {
+    process: Child,
+    url: String,
+}
+
+impl Server {
+    fn start(space: &Space, args: &[&str]) -> Server {
+        let mut command = space.command(&[&["serve", "--port", "0"], args].concat());
+        let mut process = command.stderr(Stdio::null()).spawn().unwrap();
+        let mut url = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut url).unwrap();
+        let server = Server { process, url: url.trim().to_owned() };
+        until("the server is ready", || server.get("/health").contains("\"ok\""));
+        server
+    }
+
+    /// The body of an answer.
+    fn get(&self, path: &str) -> String {
+        let address = self.url.strip_prefix("http://").unwrap();
+        let Ok(mut stream) = TcpStream::connect(address) else { return String::new() };
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    }
+
+    /// The names of the models that it has.
+    fn models(&self) -> Vec<String> {
+        let answer = self.get("/v1/models");
+        let list: serde_json::Value =
+            serde_json::from_str(&answer[answer.find('{').unwrap()..=answer.rfind('}').unwrap()]).unwrap();
+        list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The sum of a counter over its labels.
+    fn counted(&self, name: &str) -> f64 {
+        let answer = self.get("/metrics");
+        let of_name = answer.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
+        of_name.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The tiny model of the fixtures, which every server here has.
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny");
+
+/// small.yaml with every model that is asked behind the endpoint `lab`.
+fn served_small() -> String {
+    let mut text = include_str!("small.yaml").replace("pipeline: small", "pipeline: served");
+    for (role, served) in [
+        ("kind: generate, model: attacker", "kind: generate, model: { endpoint: lab, load: attacker }"),
+        ("kind: generate, model: red.attacker", "kind: generate, model: { endpoint: lab, load: red.attacker }"),
+        ("[{ model: defender", "[{ model: { endpoint: lab, load: defender }"),
+        (
+            "{ model: \"others[b].model\", name: b",
+            "{ model: { endpoint: lab, load: \"others[b].model\" }, name: b",
+        ),
+        ("kind: judge, data: responses, model: evaluator", "kind: judge, data: responses, model: { endpoint: lab, load: evaluator }"),
+        ("kind: judge, data: labels, model: evaluator", "kind: judge, data: labels, model: { endpoint: lab, load: evaluator }"),
+        ("attacker: play.attacker", "attacker: { endpoint: lab, load: play.attacker }"),
+        ("defender: play.defender", "defender: { endpoint: lab, load: play.defender }"),
+        ("evaluator: play.evaluator", "evaluator: { endpoint: lab, load: play.evaluator }"),
+    ] {
+        assert!(text.contains(role), "{role}");
+        text = text.replace(role, served);
+    }
+    text
+}
+
+#[test]
+fn a_game_whose_roles_are_all_behind_a_server_has_the_same_outputs_to_the_byte() {
+    let space = Space::new();
+    let server = Server::start(&space, &[&format!("tiny={TINY}")]);
+    space.write("served.yaml", &served_small());
+    space.write(
+        "triplay.yaml",
+        &format!("endpoints: {{ lab: {{ url: {}, trust_logprobs: true }} }}\n", server.url),
+    );
+    let here = space.run(&["--set", "rounds=1"]);
+    let served = space.triplay(&["pipeline", "run", "served.yaml", "--json", "--set", "rounds=1"]).json();
+    assert_eq!(space.digests(&served), space.digests(&here));
+    let own: u64 = served["cached"].as_u64().unwrap();
+    assert!(own < served["ran"].as_u64().unwrap(), "what is asked through a server has keys of its own: {served}");
+    assert_eq!(server.models(), ["tiny"], "what was loaded is unloaded");
+    assert!(server.counted("triplay_requests_total") > 50.0);
+    let again = space.triplay(&["pipeline", "run", "served.yaml", "--json", "--set", "rounds=1"]).json();
+    assert_eq!(again["ran"], 0);
+}
+
+/// A game of one step: attacks through the server, and an update on them.
+const STEP: &str = "pipeline: step
+seed: 3
+stages:
+  world: { kind: sandbox, sft: 300, sft_others: 50, benchmark: 8, pairs: 8, benign: 1 }
+  vocabulary: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
+  warmup:
+    kind: sft
+    data: world.sft
+    tokenizer: vocabulary
+    init: { hidden: 32, layers: 1, heads: 2, positions: 96 }
+    steps: 30
+    lr: 1e-2
+  attacks: { kind: generate, model: ATTACKER, data: world.seeds, prompts: 8, group: 4, sampling: SAMPLING }
+  rewards: { kind: reward, data: attacks, terms: [{ meaning: {} }, { self_bleu: { pool: world.empty_pool } }] }
+  update: { kind: update, model: warmup.model, data: rewards, lora: { rank: 4 }, GUARDSalgorithm: { grpo: { lr: 1e-2, kl: 0 } } }
+  before: { kind: generate, model: { endpoint: lab, load: warmup.model }, data: world.seeds, prompts: 4, seed: 9, sampling: { max_new_tokens: 12 } }
+  after: { kind: generate, model: { endpoint: lab, load: update.model }, data: world.seeds, prompts: 4, seed: 9, sampling: { max_new_tokens: 12 } }
+  later: { kind: generate, model: { endpoint: lab, load: warmup.model }, data: world.seeds, prompts: 4, seed: 9, sampling: { max_new_tokens: 12, stop: [never] } }
+";
+
+fn step(attacker: &str, sampling: &str, guards: &str) -> String {
+    STEP.replace("ATTACKER", attacker).replace("SAMPLING", sampling).replace("GUARDS", guards)
+}
+
+/// A dataset of a run.
+fn rows<R: data::Row>(space: &Space, output: &str) -> Vec<R> {
+    let name = output.replace([':', '/', '.'], "-");
+    space.triplay(&["data", "get", output, "-o", &name, "--force"]).ok();
+    data::read(&space.path(&name)).unwrap()
+}
+
+#[test]
+fn log_probabilities_are_the_trainers_own_and_their_distance_to_the_servers_is_a_metric_with_a_guard() {
+    let space = Space::new();
+    let server = Server::start(&space, &[&format!("tiny={TINY}")]);
+    space.write("triplay.yaml", &format!("endpoints: {{ lab: {{ url: {} }} }}\n", server.url));
+    space.write("step.yaml", &step("{ endpoint: lab, load: warmup.model }", "{ max_new_tokens: 12 }", ""));
+    space.triplay(&["pipeline", "run", "step.yaml"]).ok();
+    let attacks: Vec<AttackRow> = rows(&space, "latest:attacks");
+    assert!(attacks.iter().all(|row| row.sample.served_logprobs.len() == row.sample.completion_ids.len()));
+    let metrics: Vec<MetricRow> = rows(&space, "latest:update.metrics");
+    let gap = metrics.iter().find(|row| row.metric == "served_gap").expect("a metric");
+    assert!(gap.value < 1e-4 && gap.count > 100, "{} over {}", gap.value, gap.count);
+
+    // The sampler stays what it was after a step, and the trained one is another.
+    let texts = |output: &str| -> Vec<String> {
+        rows::<AttackRow>(&space, output).into_iter().map(|row| row.text).collect()
+    };
+    let before = texts("latest:before");
+    assert_eq!(before, texts("latest:later"), "a frozen sampler stays frozen");
+    assert_ne!(before, texts("latest:after"));
+    assert_eq!(server.models(), ["tiny"], "adapters are unloaded");
+
+    let guards = "guards: { served_gap: 0, previous: other.model }, ";
+    let mut halts = step("{ endpoint: lab, load: warmup.model }", "{ max_new_tokens: 12 }", guards);
+    halts += "  other: { kind: sft, data: world.sft, model: warmup.model, steps: 1, lr: 1e-9 }\n";
+    space.write("step.yaml", &halts);
+    let seen = space.triplay(&["pipeline", "run", "step.yaml"]).ok();
+    assert!(seen.err.contains("served_gap") && seen.err.contains("halted"), "{}", seen.err);
+}
+
+#[test]
+fn what_a_trainer_cannot_learn_from_is_refused_before_anything_runs() {
+    let space = Space::new();
+    space.write("triplay.yaml", "endpoints: { lab: { url: http://127.0.0.1:1 } }\n");
+    let check = |attacker: &str, sampling: &str| {
+        space.write("step.yaml", &step(attacker, sampling, ""));
+        space.triplay(&["pipeline", "check", "step.yaml"])
+    };
+    check("{ endpoint: lab, load: warmup.model }", "{ top_p: 0.9 }")
+        .fails(2, "`top_k`, `top_p` and `min_p` must be left out where a server samples for training");
+    check("{ endpoint: lab, model: owl }", "{ max_new_tokens: 12 }")
+        .fails(2, "`owl of lab` must be a model that triplay has loaded");
+    check("{ endpoint: lob, model: owl }", "{ max_new_tokens: 12 }")
+        .fails(2, "the site file must have the endpoint `lob`; it has lab");
+    check("{ endpoint: lab, model: owl, load: warmup.model }", "{ max_new_tokens: 12 }")
+        .fails(2, "must be { endpoint: NAME, model: MODEL }");
+    let text = step("warmup.model", "{}", "").replace("kind: update, model: warmup.model", "kind: update, model: { endpoint: lab, model: owl }");
+    space.write("step.yaml", &text);
+    space.triplay(&["pipeline", "check", "step.yaml"]).fails(2, "must be of this machine, found owl of lab");
+    space.write("triplay.yaml", "endpoints: { lab: { url: http://127.0.0.1:1, adress: x } }\n");
+    space.triplay(&["pipeline", "check", "step.yaml"]).fails(2, "triplay.yaml:1:");
+}
+
+/// Attacks by a model that a server has, or that a path has.
+fn attacks(model: &str, prompts: usize) -> String {
+    format!(
+        "pipeline: ask\nseed: 3\nstages:\n  world: {{ kind: sandbox, sft: 50, sft_others: 50, benchmark: 8, pairs: 8, benign: 1 }}\n  \
+         attacks: {{ kind: generate, model: {model}, data: world.seeds, prompts: {prompts}, sampling: {{ max_new_tokens: 24 }} }}\n"
+    )
+}
+
+#[test]
+fn no_finished_row_is_lost_by_kill_9_and_none_is_asked_again() {
+    let space = Space::new();
+    let server = Server::start(&space, &[&format!("tiny={TINY}")]);
+    let at_once = 2;
+    space.write(
+        "triplay.yaml",
+        &format!("endpoints: {{ lab: {{ url: {}, requests: {at_once} }} }}\n", server.url),
+    );
+    let rows_asked = 400;
+    space.write("ask.yaml", &attacks("{ endpoint: lab, model: tiny, revision: r1 }", rows_asked));
+    let mut run = space.command(&["pipeline", "run", "ask.yaml"]).spawn().unwrap();
+    let asked = || server.counted("triplay_requests_total");
+    until("rows are answered", || asked() > 40.0);
+    run.kill().unwrap();
+    run.wait().unwrap();
+    let before = asked();
+    assert!(before < rows_asked as f64, "it was killed in the middle: {before}");
+    let seen = space.triplay(&["pipeline", "run", "ask.yaml"]).ok();
+    assert!(seen.err.contains("400 attacks"), "{}", seen.err);
+    until("the last answers are counted", || asked() >= rows_asked as f64);
+    let most = (rows_asked + at_once) as f64;
+    assert!(asked() <= most, "{} requests for {rows_asked} rows, {at_once} of them under way", asked());
+    let served: Vec<AttackRow> = rows(&space, "latest:attacks");
+    space.write("ask.yaml", &attacks(&format!("{{ path: {TINY} }}"), rows_asked));
+    space.triplay(&["pipeline", "run", "ask.yaml"]).ok();
+    let here: Vec<AttackRow> = rows(&space, "latest:attacks");
+    let texts = |rows: &[AttackRow]| rows.iter().map(|row| row.text.clone()).collect::<Vec<_>>();
+    assert_eq!(texts(&served), texts(&here));
+    // Another revision is another model.
+    space.write("ask.yaml", &attacks("{ endpoint: lab, model: tiny, revision: r2 }", rows_asked));
+    let plan = space.triplay(&["pipeline", "plan", "ask.yaml", "--explain", "attacks"]).ok();
+    assert!(plan.out.contains("tiny at r2"), "{}", plan.out);
+}
+
+#[test]
+fn a_managed_server_is_started_where_it_is_needed_and_ends_with_the_run_and_with_a_killed_one() {
+    let space = Space::new();
+    let command = format!(
+        "echo $$ >> pids; exec {} serve {{model}} --port {{port}}",
+        env!("CARGO_BIN_EXE_triplay")
+    );
+    space.write("triplay.yaml", &format!("endpoints:\n  lab:\n    command: '{command}'\n"));
+    let pids = || -> Vec<i32> {
+        let text = fs::read_to_string(space.path("pids")).unwrap_or_default();
+        text.lines().map(|line| line.parse().unwrap()).collect()
+    };
+    let lives = |pid: &i32| Command::new("kill").args(["-0", &pid.to_string()]).stderr(Stdio::null()).status().unwrap().success();
+    space.write("ask.yaml", &attacks(&format!("{{ endpoint: lab, model: {TINY} }}"), 4));
+    space.triplay(&["pipeline", "run", "ask.yaml"]).ok();
+    assert_eq!(pids().len(), 1, "started once");
+    until("the server is gone", || !pids().iter().any(lives));
+    let rows = 4000;
+    space.write("ask.yaml", &attacks(&format!("{{ endpoint: lab, model: {TINY} }}"), rows));
+    let mut run = space.command(&["pipeline", "run", "ask.yaml"]).spawn().unwrap();
+    until("the server is up", || pids().get(1).is_some_and(lives));
+    run.kill().unwrap();
+    run.wait().unwrap();
+    until("the server of a killed run is gone", || !pids().iter().any(lives));
+    space.write("triplay.yaml", "endpoints: { lab: { command: 'echo no cauldron >&2; exit 3 # {port}', ready: 20s } }\n");
+    let seen: Seen = space.triplay(&["pipeline", "run", "ask.yaml"]);
+    seen.fails(1, "no cauldron");
+}
+
+#[test]
+fn a_server_that_cannot_answer_is_one_clear_error() {
+    let space = Space::new();
+    let mut command = space.command(&["serve", "--port", "0", &format!("tiny={TINY}"), "--api-key-env", "LAB_KEY"]);
+    command.env("LAB_KEY", "moss-and-rue").stderr(Stdio::null());
+    let mut process = command.spawn().unwrap();
+    let mut url = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut url).unwrap();
+    let server = Server { process, url: url.trim().to_owned() };
+    until("the server is ready", || server.get("/health").contains("\"ok\""));
+    let ask = |site: &str, model: &str, key: &str| {
+        space.write("triplay.yaml", &format!("endpoints: {{ lab: {{ {site}, timeout: {{ retry: 1s, connect: 1s }} }} }}\n"));
+        space.write("ask.yaml", &attacks(model, 4));
+        let mut command = space.command(&["pipeline", "run", "ask.yaml"]);
+        let seen = Seen::from(command.env("LAB_KEY", key).output().unwrap());
+        assert!(!seen.err.contains("moss-and-rue") && !seen.out.contains("moss-and-rue"), "{}", seen.err);
+        seen
+    };
+    let url = format!("url: {}", server.url);
+    let tiny = "{ endpoint: lab, model: tiny }";
+    assert_eq!(ask(&format!("{url}, key: LAB_KEY"), tiny, "moss-and-rue").code, Some(0));
+    for (site, model, key, error) in [
+        (format!("{url}, key: LAB_KEY"), "{ endpoint: lab, model: tiny, revision: b }", "wrong", "LAB_KEY"),
+        (url.clone(), "{ endpoint: lab, model: tiny, revision: b }", "x", "key"),
+        (format!("{url}, key: LAB_KEY"), "{ endpoint: lab, model: owl }", "moss-and-rue", "owl"),
+        ("url: http://127.0.0.1:1".into(), "{ endpoint: lab, model: tiny, revision: b }", "x", "127.0.0.1:1"),
+    ] {
+        let seen = ask(&site, model, key);
+        seen.fails(1, error);
+        assert!(seen.err.contains("help:"), "{}", seen.err);
+    }
+}
