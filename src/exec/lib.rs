@@ -1,14 +1,10 @@
 //! `exec`: any command as a stage. The command runs in a fresh folder that holds its declared inputs and nothing else, with its
 //! declared environment and nothing else. Its declared outputs are taken from that folder.
 
-mod family;
 mod folder;
 mod grammar;
-mod interrupt;
-mod log;
 mod process;
 mod shell;
-mod supervise;
 mod unfinished;
 
 use std::collections::BTreeMap;
@@ -25,7 +21,6 @@ use serde_json::Value;
 use self::folder::Folder;
 use self::grammar::{DeclaredOutput, Script, Word};
 use self::process::{DEFAULT_PATH, Ended, Job, Outcome};
-use self::supervise::LINGER;
 use self::unfinished::Unfinished;
 use engine::{
     ArtifactType, CheckError, Context, Input, InputVariable, Kind, Output, Part, Retried, Stage, Transient,
@@ -33,10 +28,9 @@ use engine::{
 };
 
 use store::IgnoreRules;
+use supervise::{LINGER, log};
 
-pub use interrupt::on_interrupt;
-pub use process::own_program;
-pub use supervise::supervise;
+pub use supervise::{on_interrupt, own_program, supervise};
 pub use unfinished::keep_unfinished;
 
 /// An input of any type.
@@ -269,7 +263,7 @@ impl Stage for Exec {
 
 impl Exec {
     /// The whole environment of the command. PATH is that of triplay unless the stage declares it, and does not count for the key.
-    fn variables(&self, context: &Context) -> Vec<(String, OsString)> {
+    fn variables(&self, context: &Context) -> Vec<(OsString, OsString)> {
         let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
         let mut variables = BTreeMap::from([("PATH".to_owned(), path)]);
         if self.random {
@@ -288,7 +282,7 @@ impl Exec {
             Some((inherited.name().to_owned(), OsString::from(context.variable(inherited)?)))
         }));
         variables.extend(self.env.iter().map(|(name, value)| (name.clone(), OsString::from(&value.0))));
-        variables.into_iter().collect()
+        variables.into_iter().map(|(name, value)| (name.into(), value)).collect()
     }
 
     /// Interprets the end of the command, and takes its outputs if it succeeded.

@@ -2,19 +2,18 @@
 //! decides on variables and folder, and interprets the end.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::ChildStdout;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use rustix::fs::{Access, access};
 
-use super::log::Log;
-use super::supervise::{End, SupervisorReport, TERMINATE, written};
+use supervise::log::Log;
+use supervise::{End, Launch, Supervised, SupervisorReport};
 
 /// The search path of a command if triplay has no PATH either.
 pub(crate) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -31,7 +30,7 @@ pub(crate) struct Job<'a> {
     pub program: PathBuf,
     /// The program's name and its arguments, as written.
     pub words: Vec<&'a str>,
-    pub variables: &'a [(String, OsString)],
+    pub variables: &'a [(OsString, OsString)],
     /// Where it runs.
     pub folder: &'a Path,
     /// Takes standard output and error, in order of arrival.
@@ -70,7 +69,9 @@ impl Ended {
 /// Runs the command to its end and passes the log's last line to `watch` about once a second. If `watch` unwinds, the command and
 /// its descendants are killed.
 pub(crate) fn run(job: &Job, mut watch: impl FnMut(String)) -> anyhow::Result<Outcome> {
-    let (mut supervised, output, errors) = Supervised::start(job).context("cannot start a supervisor")?;
+    let launch =
+        Launch { program: &job.program, words: &job.words, variables: job.variables, folder: job.folder };
+    let (mut supervised, output, errors) = Supervised::start(&launch).context("cannot start a supervisor")?;
     let log = Log::copy(errors, job.log).context("cannot write the log")?;
     // A deadline beyond the clock's range counts as none.
     let deadline = job.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -128,49 +129,6 @@ fn unstarted(job: &Job, error: &io::Error) -> anyhow::Error {
         _ => "",
     };
     anyhow!("cannot start `{name}` ({}): {error}{help}", job.program.display())
-}
-
-/// The supervisor and, through it, the command and all its descendants: none of them outlives this value.
-struct Supervised {
-    child: Child,
-    /// Kept open as long as the command may run.
-    line: Option<ChildStdin>,
-}
-
-impl Supervised {
-    fn start(job: &Job) -> io::Result<(Supervised, ChildStdout, std::process::ChildStderr)> {
-        let mut command = Command::new(own_program()?);
-        command.arg0("triplay").args(["supervise", "--"]).arg(&job.program).args(&job.words);
-        command.current_dir(job.folder).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn()?;
-        let gone = || io::Error::other("it has no pipes");
-        let (output, errors) = (child.stdout.take().ok_or_else(gone)?, child.stderr.take().ok_or_else(gone)?);
-        let mut line = child.stdin.take().ok_or_else(gone)?;
-        let variables = job.variables.iter().map(|(name, value)| (OsStr::new(name), value.as_os_str()));
-        // If the supervisor is dead already, its missing report says so.
-        let _ = line.write_all(&written(variables));
-        Ok((Supervised { child, line: Some(line) }, output, errors))
-    }
-
-    /// Asks for a gentle end of the command. The supervisor kills it soon after.
-    fn terminate(&mut self) {
-        if let Some(line) = &mut self.line {
-            let _ = line.write_all(&[TERMINATE]);
-        }
-    }
-}
-
-impl Drop for Supervised {
-    fn drop(&mut self) {
-        self.line.take();
-        let _ = self.child.wait();
-    }
-}
-
-/// The running program, even if its file was replaced since it started.
-pub fn own_program() -> io::Result<PathBuf> {
-    let itself = Path::new("/proc/self/exe");
-    if itself.exists() { Ok(itself.to_owned()) } else { std::env::current_exe() }
 }
 
 /// Finds the file of a program as a shell in `folder` with this PATH would.

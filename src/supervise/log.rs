@@ -21,14 +21,14 @@ const REACH: u64 = 64 << 10;
 const LINE: usize = 4 << 10;
 
 /// A log that is being written.
-pub(crate) struct Log {
+pub struct Log {
     last: Arc<Mutex<Vec<u8>>>,
     copied: Receiver<io::Result<()>>,
 }
 
 impl Log {
     /// Copies `from` to the file on a thread of its own, until the other end is closed.
-    pub(crate) fn copy(mut from: impl Read + Send + 'static, path: &Path) -> io::Result<Log> {
+    pub fn copy(mut from: impl Read + Send + 'static, path: &Path) -> io::Result<Log> {
         let mut file = File::create(path)?;
         let last = Arc::new(Mutex::new(Vec::new()));
         let (sender, copied) = mpsc::channel();
@@ -60,12 +60,12 @@ impl Log {
     }
 
     /// The last complete line that is not empty.
-    pub(crate) fn last_line(&self) -> String {
+    pub fn last_line(&self) -> String {
         shown(&self.last.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until everything is in the file, but at most `most`, in case a process keeps the other end open.
-    pub(crate) fn close(&self, most: Duration) -> io::Result<()> {
+    pub fn close(&self, most: Duration) -> io::Result<()> {
         match self.copied.recv_timeout(most) {
             Ok(outcome) => outcome,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Ok(()),
@@ -90,7 +90,7 @@ fn last_line(open: &mut Vec<u8>, bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Whether one of these texts is in a log.
-pub(crate) fn mentions(path: &Path, texts: &[String]) -> io::Result<bool> {
+pub fn mentions(path: &Path, texts: &[String]) -> io::Result<bool> {
     let longest = texts.iter().map(String::len).max().unwrap_or_default();
     let (mut file, mut window) = (read::open(path)?, Vec::new());
     // The end of each piece is read with the next, since a text may begin in it.
@@ -104,7 +104,7 @@ pub(crate) fn mentions(path: &Path, texts: &[String]) -> io::Result<bool> {
 }
 
 /// The last lines of a log, each indented; empty for an empty log.
-pub(crate) fn tail(path: &Path) -> io::Result<String> {
+pub fn tail(path: &Path) -> io::Result<String> {
     let mut file = read::open(path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(REACH)))?;

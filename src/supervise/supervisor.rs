@@ -26,7 +26,7 @@ use super::interrupt::on_interrupt;
 pub(super) const TERMINATE: u8 = b't';
 
 /// How long processes that the command leaves running have to end by themselves, such as a `tee` that reads the rest of a pipe.
-pub(super) const LINGER: Duration = Duration::from_secs(10);
+pub const LINGER: Duration = Duration::from_secs(10);
 
 /// How long processes have after SIGTERM before they are killed.
 const GRACE: Duration = Duration::from_secs(2);
@@ -39,7 +39,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// The supervisor's report at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SupervisorReport {
+pub struct SupervisorReport {
+    /// How the command ended.
     pub end: End,
     /// The processes that were left running and did not end by themselves.
     pub left: Option<String>,
@@ -52,7 +53,7 @@ impl SupervisorReport {
     }
 
     /// Parses the report; `None` if the supervisor was killed before it wrote all of it.
-    pub(super) fn parse(lines: &str) -> Option<SupervisorReport> {
+    pub fn parse(lines: &str) -> Option<SupervisorReport> {
         let mut lines = lines.strip_suffix('\n')?.split('\n');
         let end = End::parse(lines.next()?)?;
         let left = lines.next().and_then(|line| line.strip_prefix("left ")).map(str::to_owned);
@@ -62,8 +63,10 @@ impl SupervisorReport {
 
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub enum End {
+    /// With this exit code.
     Code(i32),
+    /// Killed by this signal.
     Signal(i32),
     /// It could not be started; the number is the system's error.
     Unstarted(i32),

@@ -1,0 +1,239 @@
+//! Servers that triplay starts. One is shared by all that ask it for the same model, and ends with all its processes when the
+//! last of them is done, or when triplay dies: a supervisor stands between the two.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io;
+use std::net::TcpListener;
+use std::ops::ControlFlow;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ChildStdout;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use supervise::log::{self, Log};
+use supervise::{End, Launch, Supervised, SupervisorReport};
+
+use super::config::{Command, Config};
+use super::http::{Http, runtime};
+use super::trouble::Trouble;
+use super::url::Base;
+
+/// How often a starting server is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A server at work.
+pub(crate) struct Managed {
+    pub base: Base,
+    /// As written, for errors.
+    command: String,
+    log: PathBuf,
+    state: Mutex<State>,
+}
+
+struct State {
+    supervised: Supervised,
+    said: Receiver<String>,
+    /// Copies the output to the log's file.
+    _copying: Log,
+    report: Option<String>,
+}
+
+/// The servers of the process. The lock of an entry is held while its server starts, so that it is started once.
+type Servers = HashMap<String, Arc<Mutex<Weak<Managed>>>>;
+
+static SERVERS: LazyLock<Mutex<Servers>> = LazyLock::new(Mutex::default);
+
+impl Managed {
+    /// The server of an endpoint for a model: the running one, or a new one that is ready. Its log is in `logs`.
+    pub(crate) fn start(
+        name: &str,
+        config: &Config,
+        model: &str,
+        logs: &Path,
+        watch: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Arc<Managed>, Trouble> {
+        let command = config.command.as_ref().map(shown).unwrap_or_default();
+        let key = format!("{name}\n{command}\n{model}");
+        let entry = SERVERS.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone();
+        let mut entry = loop {
+            match entry.try_lock() {
+                Ok(entry) => break entry,
+                Err(std::sync::TryLockError::Poisoned(entry)) => break entry.into_inner(),
+                Err(std::sync::TryLockError::WouldBlock) => {
+                    if watch(&format!("waiting for `{command}`")).is_break() {
+                        return Err(Trouble::Cancelled);
+                    }
+                    std::thread::sleep(LOOK);
+                }
+            }
+        };
+        if let Some(running) = entry.upgrade().filter(|running| running.ended().is_none()) {
+            return Ok(running);
+        }
+        let started = Managed::launch(name, config, model, logs).map_err(|error| {
+            Trouble::Wrong(format!("cannot start the server of the endpoint `{name}`, `{command}`: {error}"))
+        })?;
+        started.wait_until_ready(config, watch)?;
+        let started = Arc::new(started);
+        *entry = Arc::downgrade(&started);
+        Ok(started)
+    }
+
+    fn launch(name: &str, config: &Config, model: &str, logs: &Path) -> io::Result<Managed> {
+        let command = config.command.as_ref().ok_or(io::ErrorKind::InvalidInput)?;
+        std::fs::create_dir_all(logs)?;
+        // Bound and let go of: another program may take it meanwhile, and the server then says so and ends.
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let words = words(command, model, port);
+        let program = find_program(&words[0])?;
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let variables: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+        let folder = std::env::current_dir()?;
+        let log = free_name(logs, name);
+        let launch = Launch { program: &program, words: &words, variables: &variables, folder: &folder };
+        let (supervised, output, errors) = Supervised::start(&launch)?;
+        let state =
+            State { supervised, said: listen(output), _copying: Log::copy(errors, &log)?, report: None };
+        let base = Base::parse(&format!("http://127.0.0.1:{port}")).map_err(io::Error::other)?;
+        Ok(Managed { base, command: shown(command), log, state: Mutex::new(state) })
+    }
+
+    /// Waits until the server answers.
+    fn wait_until_ready(
+        &self,
+        config: &Config,
+        watch: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<(), Trouble> {
+        let limit = config.ready.0;
+        // Looking takes no longer than a server that answers needs.
+        let second = Duration::from_secs(1);
+        let http = Http::new(None, None, second, second).map_err(Trouble::Wrong)?;
+        let begun = Instant::now();
+        loop {
+            if let Some(ended) = self.ended() {
+                return Err(ended);
+            }
+            for route in ["/health", "/v1/models"] {
+                let reply = runtime().block_on(http.send(&self.base.own(route), None));
+                match reply.map(|reply| reply.status.as_u16()) {
+                    // A key may be asked for; whether it is right is found out next.
+                    Ok(200..300 | 401 | 403) => return Ok(()),
+                    Ok(404 | 405) => {}
+                    _ => break,
+                }
+            }
+            if begun.elapsed() >= limit {
+                let (log, tail) = self.log_tail();
+                return Err(Trouble::NotReady { command: self.command.clone(), after: limit, log, tail });
+            }
+            let waited = begun.elapsed().as_secs();
+            if watch(&format!("waiting for `{}` since {waited} s", self.command)).is_break() {
+                return Err(Trouble::Cancelled);
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// The error of a server that has ended.
+    pub(crate) fn ended(&self) -> Option<Trouble> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.supervised.has_ended() {
+            return None;
+        }
+        if state.report.is_none() {
+            state.report = state.said.recv_timeout(LOOK).ok();
+        }
+        let end = state.report.as_deref().and_then(SupervisorReport::parse).map(|report| report.end);
+        let how = match end {
+            Some(End::Code(code)) => format!(" with exit code {code}"),
+            Some(End::Signal(signal)) => format!(", killed by signal {signal}"),
+            Some(End::Unstarted(error)) => format!(": {}", io::Error::from_raw_os_error(error)),
+            None => String::new(),
+        };
+        drop(state);
+        let (log, tail) = self.log_tail();
+        Some(Trouble::Ended { command: self.command.clone(), how, log, tail })
+    }
+
+    fn log_tail(&self) -> (String, String) {
+        (self.log.display().to_string(), log::tail(&self.log).unwrap_or_default())
+    }
+}
+
+impl Drop for Managed {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.supervised.terminate();
+        state.supervised.wait();
+    }
+}
+
+/// Receives the supervisor's report when it ends.
+fn listen(mut output: ChildStdout) -> Receiver<String> {
+    let (sender, said) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        let _ = io::Read::read_to_string(&mut output, &mut text);
+        let _ = sender.send(text);
+    });
+    said
+}
+
+/// A command as written.
+fn shown(command: &Command) -> String {
+    match command {
+        Command::Shell(text) => text.clone(),
+        Command::Program(words) => words.join(" "),
+    }
+}
+
+/// The words of a command, with model and port filled in. For a shell, the model's name is quoted.
+fn words(command: &Command, model: &str, port: u16) -> Vec<String> {
+    let fill = |text: &str, model: &str| text.replace("{port}", &port.to_string()).replace("{model}", model);
+    match command {
+        Command::Shell(text) => {
+            let quoted = format!("'{}'", model.replace('\'', r"'\''"));
+            vec!["/bin/sh".into(), "-c".into(), fill(text, &quoted)]
+        }
+        Command::Program(words) => words.iter().map(|word| fill(word, model)).collect(),
+    }
+}
+
+/// Finds a program on PATH, as a shell would.
+fn find_program(name: &str) -> io::Result<PathBuf> {
+    if name.contains('/') {
+        return std::path::absolute(name);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_program = |file: &PathBuf| {
+        file.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    };
+    let mut found = std::env::split_paths(&path).map(|folder| folder.join(name));
+    found.find(is_program).ok_or_else(|| io::Error::other(format!("there is no program `{name}` on PATH")))
+}
+
+/// A name for a log that is not there yet.
+fn free_name(logs: &Path, name: &str) -> PathBuf {
+    let name: String = name.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
+    let names = (1u32..).map(|number| match number {
+        1 => logs.join(format!("{name}.log")),
+        number => logs.join(format!("{name}-{number}.log")),
+    });
+    names.into_iter().find(|path| !path.exists()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn model_and_port_are_filled_in_and_a_shell_gets_the_model_as_one_word() {
+        let program = Command::Program(vec!["serve".into(), "{model}".into(), "--port={port}".into()]);
+        assert_eq!(words(&program, "a b", 81), ["serve", "a b", "--port=81"]);
+        let shell = Command::Shell("serve {model} --port {port} | tee log".into());
+        assert_eq!(words(&shell, "it's", 81)[2], r"serve 'it'\''s' --port 81 | tee log");
+    }
+}

@@ -1,0 +1,276 @@
+//! The loop over a node's questions: as many under way as the server takes, answers kept as they come and delivered in order. It
+//! holds a window of rows in memory, however many there are.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use store::{Digest, canonical_digest};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use super::call::{Call, Counts, Failure};
+use super::endpoint::Endpoint;
+use super::http::runtime;
+use super::journal::{Journal, Lines};
+use super::question::Question;
+use super::question::sealed::Answered;
+use super::served::{Progress, Usage};
+use super::trouble::Trouble;
+
+/// How far answers may be ahead of the oldest row without one.
+const WINDOW: usize = 1024;
+/// How often the caller hears of the progress.
+const TICK: Duration = Duration::from_millis(100);
+/// How long requests under way have to end once one has failed for good.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How questions are asked.
+#[derive(Default)]
+pub struct Asking<'a> {
+    /// Where answers are kept. Those of an earlier try are taken from it.
+    pub journal: Option<&'a Journal>,
+    /// The number of rows, if known.
+    pub total: Option<usize>,
+    /// Whether a prompt that the server refuses as too long is left unanswered, rather than an error.
+    pub skip_too_long: bool,
+}
+
+/// A row's answer, or that it is too long.
+type Outcome<A> = Result<(Option<A>, Usage), Failure>;
+
+/// The rows between the oldest without an answer and the newest.
+struct Window<A> {
+    /// The row at the front.
+    first: usize,
+    answers: VecDeque<Option<Option<A>>>,
+}
+
+impl<A> Window<A> {
+    fn next_row(&self) -> usize {
+        self.first + self.answers.len()
+    }
+
+    fn put(&mut self, row: usize, answer: Option<A>) {
+        if let Some(place) = self.answers.get_mut(row - self.first) {
+            *place = Some(answer);
+        }
+    }
+
+    /// The oldest row, if it has its answer.
+    fn take(&mut self) -> Option<(usize, Option<A>)> {
+        let answer = self.answers.front_mut()?.take()?;
+        self.answers.pop_front();
+        self.first += 1;
+        Some((self.first - 1, answer))
+    }
+}
+
+/// Ends the tasks of an asking, however it ends.
+struct Tasks(Vec<AbortHandle>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Endpoint {
+    /// Asks all questions, and delivers the answers in the order of the questions. `deliver` gets a row's index and its answer, or
+    /// `None` if its prompt is too long. `watch` is called about ten times a second; with `Break` asking stops. Whatever the
+    /// outcome, all answers that came are in the journal and on disk.
+    pub fn ask<Q: Question>(
+        &self,
+        questions: impl Iterator<Item = Q>,
+        asking: &Asking,
+        deliver: &mut dyn FnMut(usize, Option<Q::Answer>) -> Result<(), String>,
+        watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<(), Trouble> {
+        let begun = Instant::now();
+        let outcome = self.ask_all(questions, asking, deliver, watch);
+        Counts::add(&self.server.counts.microseconds, begun.elapsed().as_micros() as u64);
+        let durable = asking.journal.map_or(Ok(()), |journal| journal.lines().sync());
+        outcome.and(durable)
+    }
+
+    fn ask_all<Q: Question>(
+        &self,
+        mut questions: impl Iterator<Item = Q>,
+        asking: &Asking,
+        deliver: &mut dyn FnMut(usize, Option<Q::Answer>) -> Result<(), String>,
+        watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<(), Trouble> {
+        let (sender, answers) = mpsc::channel::<(usize, Outcome<Q::Answer>)>();
+        let (stop, stopped) = watch::channel(false);
+        let lines = asking.journal.map(Journal::lines);
+        let most = self.server.config.requests.0;
+        let mut window = Window { first: 0, answers: VecDeque::new() };
+        let mut tasks = Tasks(Vec::new());
+        let (mut under_way, mut is_over, mut failure) = (0, false, None::<Trouble>);
+        let (mut progress, mut usage) =
+            (Progress { total: asking.total, ..Progress::default() }, Usage::default());
+        let (begun, mut ticked, mut failed_at) = (Instant::now(), Instant::now(), None::<Instant>);
+        let retries = Counts::of(&self.server.counts.retries);
+        loop {
+            while failure.is_none() && !is_over && under_way < most && window.answers.len() < WINDOW {
+                let Some(question) = questions.next() else {
+                    is_over = true;
+                    break;
+                };
+                let row = window.next_row();
+                window.answers.push_back(None);
+                let asked = self.digest(&question);
+                let kept = match &lines {
+                    Some(lines) => lines.find::<Q::Answer>(asked)?,
+                    None => None,
+                };
+                if let Some((answer, cost)) = kept {
+                    Counts::add(&self.server.counts.kept, 1);
+                    (progress.kept, progress.done) = (progress.kept + 1, progress.done + 1);
+                    usage += cost;
+                    window.put(row, Some(answer));
+                    if ticked.elapsed() >= TICK {
+                        break;
+                    }
+                    continue;
+                }
+                if let Some(trouble) = self.over_budget(usage, progress.done, asking.total) {
+                    failure = Some(trouble);
+                    break;
+                }
+                let call = Call::new(self.server.clone(), self.model.clone(), stopped.clone());
+                if let Err(message) = question.check(&call) {
+                    failure = Some(Trouble::Wrong(message));
+                    break;
+                }
+                let (sender, lines) = (sender.clone(), lines.clone());
+                let task = runtime().spawn(async move {
+                    let outcome = one(&question, &call, asked, lines.as_deref()).await;
+                    let _ = sender.send((row, outcome));
+                });
+                if tasks.0.len() >= 2 * most {
+                    tasks.0.retain(|task| !task.is_finished());
+                }
+                tasks.0.push(task.abort_handle());
+                under_way += 1;
+            }
+            while let Some((row, answer)) = window.take() {
+                if failure.is_none()
+                    && let Err(message) = deliver(row, answer)
+                {
+                    failure = Some(Trouble::Caller(message));
+                }
+            }
+            if failure.is_some() && failed_at.is_none() {
+                failed_at = Some(Instant::now());
+                let _ = stop.send(true);
+            }
+            if under_way == 0
+                && (is_over || failure.is_some())
+                && window.answers.front().is_none_or(Option::is_none)
+            {
+                break;
+            }
+            let is_budget = matches!(failure, Some(Trouble::Budget { .. }));
+            if failed_at.is_some_and(|at| !is_budget && at.elapsed() > GRACE) {
+                break;
+            }
+            if ticked.elapsed() >= TICK {
+                ticked = Instant::now();
+                let seconds = begun.elapsed().as_secs_f64();
+                progress.rate = (progress.done - progress.kept) as f64 / seconds.max(1e-3);
+                progress.errors = Counts::of(&self.server.counts.retries) - retries;
+                progress.under_way = under_way;
+                progress.tokens = usage.tokens();
+                progress.cost = self.cost(usage);
+                if watch(&progress).is_break() {
+                    return Err(Trouble::Cancelled);
+                }
+            }
+            if under_way == 0 {
+                continue;
+            }
+            // One at least, then all that are there.
+            let mut next = match answers.recv_timeout(TICK) {
+                Ok(answer) => Some(answer),
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            while let Some((row, outcome)) = next {
+                under_way -= 1;
+                match outcome {
+                    Ok((answer, took)) => {
+                        usage += took;
+                        progress.done += 1;
+                        window.put(row, answer);
+                    }
+                    Err(Failure::TooLong(_)) if asking.skip_too_long => {
+                        progress.done += 1;
+                        window.put(row, None);
+                    }
+                    Err(Failure::Trouble(trouble) | Failure::TooLong(trouble)) => {
+                        failure.get_or_insert(trouble);
+                    }
+                    Err(Failure::Stopped) => {}
+                }
+                next = answers.try_recv().ok();
+            }
+        }
+        if let Some(Trouble::Budget { what, .. }) = &failure {
+            // With those that were under way.
+            let what = *what;
+            return Err(self.budget_spent(what, usage, progress.done, asking.total));
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// The journal's key of a question: everything that its answer depends on, and nothing of where it is asked.
+    fn digest<Q: Question>(&self, question: &Q) -> Digest {
+        let adapter = self.adapter.as_ref().map(|adapter| adapter.digest);
+        canonical_digest(
+            &json!({ "kind": <Q as Answered>::NAME, "model": self.asked, "adapter": adapter, "question": question }),
+        )
+    }
+
+    fn cost(&self, usage: Usage) -> f64 {
+        let price = self.server.config.price.unwrap_or_default();
+        price.of(usage.prompt_tokens, usage.completion_tokens)
+    }
+
+    fn over_budget(&self, usage: Usage, done: usize, total: Option<usize>) -> Option<Trouble> {
+        let budget = self.server.config.budget?;
+        let tokens = budget.tokens.is_some_and(|most| usage.tokens() >= most);
+        let money = budget.money.is_some_and(|most| self.cost(usage) >= most);
+        match (tokens, money) {
+            (true, _) => Some(self.budget_spent("tokens", usage, done, total)),
+            (_, true) => Some(self.budget_spent("money", usage, done, total)),
+            _ => None,
+        }
+    }
+
+    fn budget_spent(&self, what: &'static str, usage: Usage, done: usize, total: Option<usize>) -> Trouble {
+        let budget = self.server.config.budget.unwrap_or_default();
+        let (limit, spent) = match what {
+            "tokens" => (budget.tokens.unwrap_or_default().to_string(), usage.tokens().to_string()),
+            _ => (budget.money.unwrap_or_default().to_string(), format!("{:.4}", self.cost(usage))),
+        };
+        Trouble::Budget { what, limit, spent, done, left: total.map(|total| total.saturating_sub(done)) }
+    }
+}
+
+/// Asks one question and keeps its answer.
+async fn one<Q: Question>(
+    question: &Q,
+    call: &Call,
+    asked: Digest,
+    lines: Option<&Lines>,
+) -> Outcome<Q::Answer> {
+    let answer = question.answer(call).await?;
+    let usage = call.usage();
+    if let Some(lines) = lines {
+        lines.append(asked, &answer, usage)?;
+    }
+    Ok((Some(answer), usage))
+}
