@@ -9,7 +9,7 @@ use store::Seed;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// Its name.
+    /// Its name; empty if none is asked but those that [`crate::Endpoint::with_adapter`] loads.
     pub name: String,
     /// Its revision, or the digest of its files. `triplay serve` tells the digest, which is then compared; of other servers the
     /// revision is the pipeline's word.

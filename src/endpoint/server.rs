@@ -114,7 +114,11 @@ impl Server {
         if let Some(lacks) = server.capabilities.lacks(needs) {
             return Err(server.lacks(lacks));
         }
-        server.try_out(config.served_name(&model.name), needs).await?;
+        let tried = match (model.name.is_empty(), server.models.first()) {
+            (true, Some(first)) => first.clone(),
+            _ => config.served_name(&model.name).to_owned(),
+        };
+        server.try_out(&tried, needs).await?;
         Ok(server)
     }
 
@@ -282,6 +286,10 @@ impl Server {
 
     /// Finds the model in the list.
     fn take_model(&mut self, models: &[Listed], model: &Model) -> Result<(), Trouble> {
+        // The model is loaded later.
+        if model.name.is_empty() {
+            return Ok(());
+        }
         let name = self.config.served_name(&model.name);
         let url = self.base.to_string();
         let Some(listed) = models.iter().find(|listed| listed.name == name) else {

@@ -220,6 +220,11 @@ impl Context<'_> {
         failed_place(self.store, self.run, self.job, name)
     }
 
+    /// A folder of the run for servers that its nodes share: their logs, and links to models. Nothing in it is a result.
+    pub fn servers(&self) -> PathBuf {
+        self.store.root().join("failed").join(self.run).join("servers")
+    }
+
     /// Lists outputs that a command writes in `folder`, by their names and their paths there, so that what it has written is kept
     /// beside `log` if this process is killed.
     pub fn partial_outputs<'a>(

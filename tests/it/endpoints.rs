@@ -42,7 +42,12 @@ impl Server {
         let answer = self.get("/v1/models");
         let list: serde_json::Value =
             serde_json::from_str(&answer[answer.find('{').unwrap()..=answer.rfind('}').unwrap()]).unwrap();
-        list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect()
+        list["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|model| model["id"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     /// The sum of a counter over its labels.
@@ -76,14 +81,23 @@ fn served_small() -> String {
     let mut text = include_str!("small.yaml").replace("pipeline: small", "pipeline: served");
     for (role, served) in [
         ("kind: generate, model: attacker", "kind: generate, model: { endpoint: lab, load: attacker }"),
-        ("kind: generate, model: red.attacker", "kind: generate, model: { endpoint: lab, load: red.attacker }"),
+        (
+            "kind: generate, model: red.attacker",
+            "kind: generate, model: { endpoint: lab, load: red.attacker }",
+        ),
         ("[{ model: defender", "[{ model: { endpoint: lab, load: defender }"),
         (
             "{ model: \"others[b].model\", name: b",
             "{ model: { endpoint: lab, load: \"others[b].model\" }, name: b",
         ),
-        ("kind: judge, data: responses, model: evaluator", "kind: judge, data: responses, model: { endpoint: lab, load: evaluator }"),
-        ("kind: judge, data: labels, model: evaluator", "kind: judge, data: labels, model: { endpoint: lab, load: evaluator }"),
+        (
+            "kind: judge, data: responses, model: evaluator",
+            "kind: judge, data: responses, model: { endpoint: lab, load: evaluator }",
+        ),
+        (
+            "kind: judge, data: labels, model: evaluator",
+            "kind: judge, data: labels, model: { endpoint: lab, load: evaluator }",
+        ),
         ("attacker: play.attacker", "attacker: { endpoint: lab, load: play.attacker }"),
         ("defender: play.defender", "defender: { endpoint: lab, load: play.defender }"),
         ("evaluator: play.evaluator", "evaluator: { endpoint: lab, load: play.evaluator }"),
@@ -107,7 +121,10 @@ fn a_game_whose_roles_are_all_behind_a_server_has_the_same_outputs_to_the_byte()
     let served = space.triplay(&["pipeline", "run", "served.yaml", "--json", "--set", "rounds=1"]).json();
     assert_eq!(space.digests(&served), space.digests(&here));
     let own: u64 = served["cached"].as_u64().unwrap();
-    assert!(own < served["ran"].as_u64().unwrap(), "what is asked through a server has keys of its own: {served}");
+    assert!(
+        own < served["ran"].as_u64().unwrap(),
+        "what is asked through a server has keys of its own: {served}"
+    );
     assert_eq!(server.models(), ["tiny"], "what was loaded is unloaded");
     assert!(server.counted("triplay_requests_total") > 50.0);
     let again = space.triplay(&["pipeline", "run", "served.yaml", "--json", "--set", "rounds=1"]).json();
@@ -192,7 +209,8 @@ fn what_a_trainer_cannot_learn_from_is_refused_before_anything_runs() {
         .fails(2, "the site file must have the endpoint `lob`; it has lab");
     check("{ endpoint: lab, model: owl, load: warmup.model }", "{ max_new_tokens: 12 }")
         .fails(2, "must be { endpoint: NAME, model: MODEL }");
-    let text = step("warmup.model", "{}", "").replace("kind: update, model: warmup.model", "kind: update, model: { endpoint: lab, model: owl }");
+    let text = step("warmup.model", "{}", "")
+        .replace("kind: update, model: warmup.model", "kind: update, model: { endpoint: lab, model: owl }");
     space.write("step.yaml", &text);
     space.triplay(&["pipeline", "check", "step.yaml"]).fails(2, "must be of this machine, found owl of lab");
     space.write("triplay.yaml", "endpoints: { lab: { url: http://127.0.0.1:1, adress: x } }\n");
@@ -245,16 +263,16 @@ fn no_finished_row_is_lost_by_kill_9_and_none_is_asked_again() {
 #[test]
 fn a_managed_server_is_started_where_it_is_needed_and_ends_with_the_run_and_with_a_killed_one() {
     let space = Space::new();
-    let command = format!(
-        "echo $$ >> pids; exec {} serve {{model}} --port {{port}}",
-        env!("CARGO_BIN_EXE_triplay")
-    );
+    let command =
+        format!("echo $$ >> pids; exec {} serve {{model}} --port {{port}}", env!("CARGO_BIN_EXE_triplay"));
     space.write("triplay.yaml", &format!("endpoints:\n  lab:\n    command: '{command}'\n"));
     let pids = || -> Vec<i32> {
         let text = fs::read_to_string(space.path("pids")).unwrap_or_default();
         text.lines().map(|line| line.parse().unwrap()).collect()
     };
-    let lives = |pid: &i32| Command::new("kill").args(["-0", &pid.to_string()]).stderr(Stdio::null()).status().unwrap().success();
+    let lives = |pid: &i32| {
+        Command::new("kill").args(["-0", &pid.to_string()]).stderr(Stdio::null()).status().unwrap().success()
+    };
     space.write("ask.yaml", &attacks(&format!("{{ endpoint: lab, model: {TINY} }}"), 4));
     space.triplay(&["pipeline", "run", "ask.yaml"]).ok();
     assert_eq!(pids().len(), 1, "started once");
@@ -266,7 +284,10 @@ fn a_managed_server_is_started_where_it_is_needed_and_ends_with_the_run_and_with
     run.kill().unwrap();
     run.wait().unwrap();
     until("the server of a killed run is gone", || !pids().iter().any(lives));
-    space.write("triplay.yaml", "endpoints: { lab: { command: 'echo no cauldron >&2; exit 3 # {port}', ready: 20s } }\n");
+    space.write(
+        "triplay.yaml",
+        "endpoints: { lab: { command: 'echo no cauldron >&2; exit 3 # {port}', ready: 20s } }\n",
+    );
     let seen: Seen = space.triplay(&["pipeline", "run", "ask.yaml"]);
     seen.fails(1, "no cauldron");
 }
@@ -274,7 +295,8 @@ fn a_managed_server_is_started_where_it_is_needed_and_ends_with_the_run_and_with
 #[test]
 fn a_server_that_cannot_answer_is_one_clear_error() {
     let space = Space::new();
-    let mut command = space.command(&["serve", "--port", "0", &format!("tiny={TINY}"), "--api-key-env", "LAB_KEY"]);
+    let mut command =
+        space.command(&["serve", "--port", "0", &format!("tiny={TINY}"), "--api-key-env", "LAB_KEY"]);
     command.env("LAB_KEY", "moss-and-rue").stderr(Stdio::null());
     let mut process = command.spawn().unwrap();
     let mut url = String::new();
@@ -282,7 +304,10 @@ fn a_server_that_cannot_answer_is_one_clear_error() {
     let server = Server { process, url: url.trim().to_owned() };
     until("the server is ready", || server.get("/health").contains("\"ok\""));
     let ask = |site: &str, model: &str, key: &str| {
-        space.write("triplay.yaml", &format!("endpoints: {{ lab: {{ {site}, timeout: {{ retry: 1s, connect: 1s }} }} }}\n"));
+        space.write(
+            "triplay.yaml",
+            &format!("endpoints: {{ lab: {{ {site}, timeout: {{ retry: 1s, connect: 1s }} }} }}\n"),
+        );
         space.write("ask.yaml", &attacks(model, 4));
         let mut command = space.command(&["pipeline", "run", "ask.yaml"]);
         let seen = Seen::from(command.env("LAB_KEY", key).output().unwrap());

@@ -276,9 +276,12 @@ impl<'a> ModelQuery<'a> {
         let chosen = sampler.choose(&prompts, texts, &continuations, temperature, seed, report)?;
         sampler.facts().into_iter().for_each(|facts| context.record_served(facts));
         let verdict = |(prompt, chosen): (ReadyPrompt, Option<Selected>)| {
+            let is_read = prompt.is_read();
             let own = self.sample(prompt);
             let Some(Selected { index, ids, logprobs }) = chosen else {
-                return JudgeReply { class: None, reply: own };
+                // The server found that it is too long.
+                let too_long = own.too_long || is_read;
+                return JudgeReply { class: None, reply: Reply { too_long, ..own } };
             };
             let text = texts[index].to_owned();
             let sample = Sample {

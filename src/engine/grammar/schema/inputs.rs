@@ -46,7 +46,10 @@ impl JsonSchema for ServedInput {
         let endpoint = json!({ "type": "string", "description":
             "The name of an endpoint of the site file. It does not count for results." });
         let mut loaded = own.clone();
-        loaded.insert("description".into(), json!("The model that the server is told to load: an adapter, or all of a model."));
+        loaded.insert(
+            "description".into(),
+            json!("The model that the server is told to load: an adapter, or all of a model."),
+        );
         json_schema!({ "anyOf": [
             own,
             {
