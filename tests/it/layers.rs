@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["engine", "data", "ops"],
     &["exec", "runs", "model"],
     &["optim", "rollout", "game", "query"],
-    &["grpo", "analysis"],
+    &["grpo", "analysis", "serve"],
     &["stages"],
     &["report"],
     &["cli"],
