@@ -97,7 +97,9 @@ pub(crate) fn command(args: &ServeArgs) -> anyhow::Result<ExitCode> {
 /// The key in a variable.
 fn key(variable: &str) -> anyhow::Result<String> {
     let key = std::env::var(variable).ok().filter(|key| !key.is_empty());
-    key.with_context(|| format!("`--api-key-env` must name a variable that holds the key, but {variable} is not set or empty"))
+    key.with_context(|| {
+        format!("`--api-key-env` must name a variable that holds the key, but {variable} is not set or empty")
+    })
 }
 
 /// A model with its name.

@@ -31,7 +31,9 @@ impl Cache {
     pub fn fresh(&self, capacities: &[usize], layers: usize) -> Cache {
         match self {
             Cache::Fused(cache) => Cache::Fused(cache.fresh(capacities, layers)),
-            Cache::Tensors(cache) => Cache::Tensors(TensorCache::new(capacities.to_vec(), cache.rope.clone())),
+            Cache::Tensors(cache) => {
+                Cache::Tensors(TensorCache::new(capacities.to_vec(), cache.rope.clone()))
+            }
         }
     }
 
@@ -145,8 +147,7 @@ impl TensorCache {
             let parts = [(own, self.columns), (others, other.columns)];
             let laid = parts.into_iter().zip(fronts).map(|((tensor, used), (unused, more))| {
                 let (rows, heads, _, size) = tensor.dims4()?;
-                let laid =
-                    Tensor::zeros((rows, heads, needed, size), tensor.dtype(), tensor.device())?;
+                let laid = Tensor::zeros((rows, heads, needed, size), tensor.dtype(), tensor.device())?;
                 laid.slice_set(&tensor.narrow(2, unused, used - unused)?.contiguous()?, 2, more)?;
                 Ok(laid)
             });

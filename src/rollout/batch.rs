@@ -47,8 +47,7 @@ impl Alternatives {
     /// The log-probability of each of these tokens, the most probable first, then the given ones.
     fn of(&self, logits: &[f32], sharpness: f32, log_total: f32) -> Vec<(u32, f32)> {
         let at = |token: u32| (token, logits[token as usize] * sharpness - log_total);
-        let mut recorded: Vec<(u32, f32)> =
-            most_probable(logits, self.top).into_iter().map(at).collect();
+        let mut recorded: Vec<(u32, f32)> = most_probable(logits, self.top).into_iter().map(at).collect();
         for &token in &self.tokens {
             if recorded.iter().all(|(known, _)| *known != token) {
                 recorded.push(at(token));
@@ -316,8 +315,7 @@ impl<R: AsMut<Row> + Send> Batch<R> {
         }
         let vocabulary = self.logits.len() / self.rows.len().max(1);
         let mut kept = keep.iter();
-        let (staying, leaving) =
-            self.rows.drain(..).partition(|_| kept.next().copied().unwrap_or_default());
+        let (staying, leaving) = self.rows.drain(..).partition(|_| kept.next().copied().unwrap_or_default());
         self.rows = staying;
         self.cache.retain(keep)?;
         let mut to = 0;

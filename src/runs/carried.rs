@@ -37,10 +37,16 @@ pub(super) fn node_of(run: &Run, text: &str) -> anyhow::Result<Option<(String, O
         let path = format!("{}{name}", scope.prefix);
         let last = last_round(run, &path);
         let round = match round {
-            None => last.with_context(|| format!("run {} has no finished node of the loop `{path}`", run.record.run))?,
+            None => last.with_context(|| {
+                format!("run {} has no finished node of the loop `{path}`", run.record.run)
+            })?,
             Some(round) => match round.parse::<u32>() {
                 Ok(round) if round >= 1 && Some(round) <= last => round,
-                _ => bail!("the loop `{path}` has rounds 1 to {} in run {}, found `{round}`", last.unwrap_or(0), run.record.run),
+                _ => bail!(
+                    "the loop `{path}` has rounds 1 to {} in run {}, found `{round}`",
+                    last.unwrap_or(0),
+                    run.record.run
+                ),
             },
         };
         let Some(inner) = inner(&path, step, round) else { return Ok(None) };
@@ -103,7 +109,8 @@ fn referred(
     };
     // A label such as `[0.5]` may hold a dot.
     let cut = reference.rfind('.').filter(|dot| !reference[*dot..].contains(']'));
-    let (head, output) = cut.map_or((reference, None), |cut| (&reference[..cut], Some(&reference[cut + 1..])));
+    let (head, output) =
+        cut.map_or((reference, None), |cut| (&reference[..cut], Some(&reference[cut + 1..])));
     let stage = head.split('[').next().unwrap_or(head);
     match (scope.stages.get(stage), output) {
         (Some(step), Some(value)) if is_loop(step) => {

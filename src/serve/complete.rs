@@ -12,13 +12,13 @@ use futures_util::stream;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::Shared;
 use super::answer::{self, Envelope, Told, failed};
 use super::error::{ApiError, Result};
 use super::models::{Loaded, Served};
 use super::request::{Asked, Completions, Prompt};
 use super::text::TextStream;
 use super::worker::{Event, Job, NewRow};
-use super::Shared;
 use rollout::{Drawing, PromptScores, Row, Sampling};
 
 /// A request that is being answered.
@@ -86,9 +86,12 @@ fn tokenize(request: &Completions, loaded: &Loaded) -> Result<Vec<(Arc<[u32]>, S
         Asked::Prompts(prompts) => {
             let encode = |prompt: &Prompt| {
                 Ok(match prompt {
-                    Prompt::Text(text) => (tokenizer.encode_plain(text).map_err(failed)?.into(), text.clone()),
+                    Prompt::Text(text) => {
+                        (tokenizer.encode_plain(text).map_err(failed)?.into(), text.clone())
+                    }
                     Prompt::Ids(ids) => {
-                        let text = if request.echo { tokenizer.decode(ids).map_err(failed)? } else { String::new() };
+                        let text =
+                            if request.echo { tokenizer.decode(ids).map_err(failed)? } else { String::new() };
                         (ids.as_slice().into(), text)
                     }
                 })
@@ -172,7 +175,8 @@ impl Answering {
         if self.envelope.is_chat && self.request.return_token_ids {
             answer.insert("prompt_token_ids".into(), json!(&*self.prompts[0].0));
         }
-        if let Some(logprobs) = answer["choices"][0].get("prompt_logprobs").filter(|_| self.envelope.is_chat) {
+        if let Some(logprobs) = answer["choices"][0].get("prompt_logprobs").filter(|_| self.envelope.is_chat)
+        {
             let logprobs = logprobs.clone();
             answer.insert("prompt_logprobs".into(), logprobs);
         }

@@ -88,7 +88,9 @@ impl ApiError {
     }
 
     pub(crate) fn full(waiting: usize, retry_after: u64) -> ApiError {
-        let message = format!("{waiting} rows wait already: ask again later, or start the server with a larger --max-queue");
+        let message = format!(
+            "{waiting} rows wait already: ask again later, or start the server with a larger --max-queue"
+        );
         ApiError {
             code: Some("queue_full"),
             retry_after: Some(retry_after),

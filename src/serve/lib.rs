@@ -103,7 +103,9 @@ impl Shared {
     /// An error unless models can be asked now.
     fn ensure_serving(&self) -> Result<()> {
         match self.phase() {
-            Phase::Loading => Err(ApiError::unavailable("the models are being loaded: ask again in a moment")),
+            Phase::Loading => {
+                Err(ApiError::unavailable("the models are being loaded: ask again in a moment"))
+            }
             Phase::Serving => Ok(()),
             Phase::Stopping => Err(ApiError::unavailable("the server is stopping")),
         }
@@ -115,10 +117,9 @@ impl Shared {
         let all = self.models.all();
         let names = || all.iter().map(|served| format!("`{}`", served.name)).collect::<Vec<_>>().join(", ");
         match name {
-            Some(name) => self
-                .models
-                .find(name)
-                .ok_or_else(|| ApiError::no_model(format!("there is no model `{name}`; there are {}", names()))),
+            Some(name) => self.models.find(name).ok_or_else(|| {
+                ApiError::no_model(format!("there is no model `{name}`; there are {}", names()))
+            }),
             None => match &all[..] {
                 [only] => Ok(only.clone()),
                 _ => Err(ApiError::invalid("model", format!("`model` must be one of {}", names()))),
@@ -157,7 +158,8 @@ impl Shared {
 
 /// Whether only this machine can reach an address.
 pub fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Serves models until it is told to stop. `listening` gets the address before the models are loaded, `ready` the names of the
@@ -210,7 +212,8 @@ async fn run(
         Box::pin(async move { told.notified().await })
     };
     let routes = routes::router(shared.clone());
-    let answering = tokio::spawn(async move { axum::serve(listener, routes).with_graceful_shutdown(until).await });
+    let answering =
+        tokio::spawn(async move { axum::serve(listener, routes).with_graceful_shutdown(until).await });
     let loading = {
         let (shared, models) = (shared.clone(), options.models);
         tokio::task::spawn_blocking(move || {

@@ -93,22 +93,38 @@ impl Metrics {
         let mut text = String::new();
         let requests = "triplay_requests_total";
         let _ = writeln!(text, "# HELP {requests} Answers by route and status\n# TYPE {requests} counter");
-        for ((route, status), count) in self.answers.lock().unwrap_or_else(|error| error.into_inner()).iter() {
+        for ((route, status), count) in self.answers.lock().unwrap_or_else(|error| error.into_inner()).iter()
+        {
             let _ = writeln!(text, "{requests}{{route=\"{route}\",status=\"{status}\"}} {count}");
         }
         let mut number = |name: &str, kind: &str, help: &str, value: u64| {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
         };
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        number("triplay_prompt_tokens_total", "counter", "Tokens of prompts that were read", of(&self.prompt_tokens));
-        number("triplay_completion_tokens_total", "counter", "Tokens that were drawn", of(&self.completion_tokens));
+        number(
+            "triplay_prompt_tokens_total",
+            "counter",
+            "Tokens of prompts that were read",
+            of(&self.prompt_tokens),
+        );
+        number(
+            "triplay_completion_tokens_total",
+            "counter",
+            "Tokens that were drawn",
+            of(&self.completion_tokens),
+        );
         number("triplay_rows_abandoned_total", "counter", "Rows whose client had gone", of(&self.gone));
         let of = |count: &AtomicUsize| count.load(Ordering::Relaxed) as u64;
         number("triplay_rows_waiting", "gauge", "Rows that wait to join the batch", of(&self.waiting));
         number("triplay_rows_running", "gauge", "Rows that draw tokens", of(&self.running));
         let help = "Seconds from a request to the first token of a row";
         self.first_token.write("triplay_time_to_first_token_seconds", help, &SECONDS, &mut text);
-        self.row.write("triplay_row_seconds", "Seconds from a request to the end of a row", &SECONDS, &mut text);
+        self.row.write(
+            "triplay_row_seconds",
+            "Seconds from a request to the end of a row",
+            &SECONDS,
+            &mut text,
+        );
         self.batch.write("triplay_batch_rows", "Rows of a decoding step", &ROWS, &mut text);
         text
     }

@@ -108,7 +108,9 @@ impl Fields {
                 Some(value) if !value.is_null() && !is_neutral(&value) => {
                     return Err(ApiError::invalid(
                         name,
-                        format!("`{name}` is not supported: leave it out, or give it the value that changes nothing"),
+                        format!(
+                            "`{name}` is not supported: leave it out, or give it the value that changes nothing"
+                        ),
                     ));
                 }
                 _ => {}
@@ -139,7 +141,12 @@ fn parse<T: DeserializeOwned>(fields: Value) -> Result<T> {
             return ApiError::invalid(name, format!("`{name}` must be given"));
         }
         // Values may be texts of a prompt, so that only the kind of what was found is said.
-        let kind = reason.split(", expected ").nth(1).unwrap_or("something else");
+        let kind = match reason.split(", expected ").nth(1).unwrap_or("of another type") {
+            "usize" | "u32" | "u64" => "a whole number of at least 0",
+            "i64" => "a whole number",
+            "f64" => "a number",
+            kind => kind,
+        };
         ApiError::invalid(&path, format!("`{path}` must be {kind}"))
     })
 }
@@ -264,7 +271,9 @@ struct TextPart {
 impl ChatMessage {
     /// The turn, its text as data: what spells a control token does not become one.
     pub(crate) fn guarded(&self, marks: &model::ControlTokens) -> Result<Message> {
-        for (name, value) in [("name", &self.name), ("tool_calls", &self.tool_calls), ("refusal", &self.refusal)] {
+        for (name, value) in
+            [("name", &self.name), ("tool_calls", &self.tool_calls), ("refusal", &self.refusal)]
+        {
             if value.as_ref().is_some_and(|value| !off(value)) {
                 return Err(ApiError::invalid(
                     &format!("messages.{name}"),
@@ -277,7 +286,8 @@ impl ChatMessage {
             Some(Content::Text(text)) => text.clone(),
             Some(Content::Parts(parts)) => {
                 if let Some(other) = parts.iter().find(|part| part.r#type != "text") {
-                    let message = format!("parts of a message must have the type `text`, found `{}`", other.r#type);
+                    let message =
+                        format!("parts of a message must have the type `text`, found `{}`", other.r#type);
                     return Err(ApiError::invalid("messages.content", message));
                 }
                 parts.iter().map(|part| part.text.as_str()).collect()
@@ -448,15 +458,13 @@ impl Completions {
         let common = fields.take(COMMON)?;
         let own: CompletionFields = fields.rest()?;
         let prompts = prompts(own.prompt, "prompt")?;
+        // As OpenAI's and vLLM's servers do.
         let (max_tokens, echo) = (own.max_tokens.unwrap_or(16), own.echo.unwrap_or_default());
         let logprobs = alternatives("logprobs", own.logprobs)?;
         let mut asked = Completions::new(common, Asked::Prompts(prompts), Some(max_tokens), logprobs)?;
         if max_tokens == 0 && !echo && asked.prompt_logprobs.is_none() {
             let message = "`max_tokens` must be at least 1, or 0 with `echo` or `prompt_logprobs`, which score the prompt";
             return Err(ApiError::invalid("max_tokens", message));
-        }
-        if echo && asked.ignore_eos && max_tokens == 0 {
-            asked.ignore_eos = false;
         }
         asked.echo = echo;
         Ok(asked)
@@ -469,7 +477,8 @@ impl Completions {
         let own: ChatFields = fields.rest()?;
         let max_tokens = match (own.max_tokens, own.max_completion_tokens) {
             (Some(one), Some(other)) if one != other => {
-                let message = "`max_tokens` and `max_completion_tokens` mean the same, found different numbers";
+                let message =
+                    "`max_tokens` and `max_completion_tokens` mean the same, found different numbers";
                 return Err(ApiError::invalid("max_tokens", message));
             }
             (one, other) => one.or(other),
@@ -513,8 +522,9 @@ impl Completions {
         }
         let top_k = match common.top_k.unwrap_or(0) {
             -1 => 0,
-            top_k => usize::try_from(top_k)
-                .map_err(|_| ApiError::invalid("top_k", "`top_k` must be at least 0, or -1 for all tokens"))?,
+            top_k => usize::try_from(top_k).map_err(|_| {
+                ApiError::invalid("top_k", "`top_k` must be at least 0, or -1 for all tokens")
+            })?,
         };
         let sampling = Sampling {
             temperature: common.temperature.unwrap_or(1.0),
@@ -655,7 +665,9 @@ pub(crate) enum Tokenized {
 pub(crate) fn tokenize(body: &Bytes) -> Result<Tokenize> {
     let fields: TokenizeFields = Fields::read(body)?.rest()?;
     let what = match (fields.prompt, fields.messages) {
-        (Some(text), None) if fields.add_generation_prompt.is_none() && fields.chat_template_kwargs.is_none() => {
+        (Some(text), None)
+            if fields.add_generation_prompt.is_none() && fields.chat_template_kwargs.is_none() =>
+        {
             Tokenized::Text(text, fields.add_special_tokens.unwrap_or(true))
         }
         (None, Some(messages)) if !fields.add_special_tokens.unwrap_or_default() => Tokenized::Chat(Chat {
@@ -692,7 +704,4 @@ pub(crate) struct LoadAdapter {
 #[serde(deny_unknown_fields)]
 pub(crate) struct UnloadAdapter {
     pub lora_name: String,
-    /// vLLM numbers adapters; here the name says all.
-    #[serde(default)]
-    pub lora_int_id: Option<Value>,
 }

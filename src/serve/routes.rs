@@ -20,8 +20,8 @@ use super::complete::complete;
 use super::error::{ApiError, Result};
 use super::models::{Kind, NamedModel, Served};
 use super::request::{
-    Completions, Detokenize, Encoding, Fields, LoadAdapter, Prompt, Tokenized, UnloadAdapter, embeddings, prompts,
-    tokenize,
+    Completions, Detokenize, Encoding, Fields, LoadAdapter, Prompt, Tokenized, UnloadAdapter, embeddings,
+    prompts, tokenize,
 };
 use super::worker::{Inputs, Job};
 use super::{Phase, Shared};
@@ -208,12 +208,15 @@ async fn embed(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Body
         let (longest, vocabulary) = (loaded.longest, loaded.checkpoint.config.vocab_size);
         for row in &rows {
             if row.is_empty() || row.len() > longest {
-                let message =
-                    format!("an input must have between 1 and {longest} tokens, found {}: change the text", row.len());
+                let message = format!(
+                    "an input must have between 1 and {longest} tokens, found {}: change the text",
+                    row.len()
+                );
                 return Err(ApiError::too_long(message));
             }
             if let Some(id) = row.iter().find(|id| **id as usize >= vocabulary) {
-                let message = format!("token ids must be below {vocabulary}, the model's vocabulary, found {id}");
+                let message =
+                    format!("token ids must be below {vocabulary}, the model's vocabulary, found {id}");
                 return Err(ApiError::invalid("input", message));
             }
             tokens += row.len();
@@ -254,7 +257,11 @@ async fn tokens(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Bod
     Ok(Json(json!({ "count": tokens.len(), "max_model_len": longest, "tokens": tokens, "token_strs": null })))
 }
 
-async fn detokenized(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Body) -> Result<Json<Value>> {
+async fn detokenized(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    sent: Body,
+) -> Result<Json<Value>> {
     let asked: Detokenize = Fields::read(&body(&headers, sent).await?)?.rest()?;
     let served = shared.model(asked.model.as_deref())?;
     let text = tokenizer(&served)?.decode(&asked.tokens).map_err(failed)?;

@@ -100,7 +100,8 @@ impl Active {
         if drawn.ids.len() == 1 {
             metrics.first_token_after(self.new.asked_at.elapsed());
         }
-        if let (true, Some(&id), Some(&logprob)) = (self.new.follow, drawn.ids.last(), drawn.logprobs.last()) {
+        if let (true, Some(&id), Some(&logprob)) = (self.new.follow, drawn.ids.last(), drawn.logprobs.last())
+        {
             let alternatives = row.alternatives().last().cloned().unwrap_or_default();
             self.send(Event::Token { id, logprob, alternatives });
         }
