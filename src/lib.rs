@@ -8,4 +8,4 @@ pub mod cli;
 pub use cli::{PipelineRun, program};
 pub use {analysis, data, engine, exec, game, output, report, runs, store};
 #[cfg(feature = "models")]
-pub use {grpo, model, ops, optim, rollout, stages};
+pub use {grpo, model, ops, optim, rollout, serve, stages};

@@ -30,6 +30,8 @@ mod results;
 mod runs;
 mod runs_export;
 mod schema;
+#[cfg(feature = "models")]
+mod serve;
 mod stopped;
 mod targets;
 mod trace;
@@ -87,6 +89,9 @@ enum Command {
     #[cfg(feature = "models")]
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Serve models to the clients of OpenAI's API
+    #[cfg(feature = "models")]
+    Serve(serve::ServeArgs),
     /// Run one job that a file describes, in this process, and record it
     Work(WorkArgs),
     /// Print the completions of a shell: bash, zsh, fish, elvish or powershell
@@ -205,6 +210,8 @@ pub fn main_with(kinds: fn() -> Registry) -> ExitCode {
         Command::Data(DataCommand::Export(args)) => data::export::command(&args),
         #[cfg(feature = "models")]
         Command::Model(command) => model::command(&command),
+        #[cfg(feature = "models")]
+        Command::Serve(args) => serve::command(&args),
         Command::Work(args) => work::command(&args),
         Command::Init(args) => init::command(&args),
         Command::Completions(args) => manual::completions(&args, Cli::command()),

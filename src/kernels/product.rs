@@ -22,6 +22,9 @@ const STEPS: usize = 256;
 /// Multiply-adds that make a task worth handing to another thread.
 const TASK: usize = 1 << 19;
 
+/// The most numbers of a left side that stays in a core's cache while panels pass by.
+const RESIDENT: usize = 1 << 17;
+
 /// A matrix view: row-major storage of `rows` × `columns`, or its transpose.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
@@ -125,6 +128,9 @@ pub fn matmul(a: Matrix, b: Matrix, out: &mut [f32], accumulate: bool) {
 pub fn matmul_panels(a: Matrix, b: &Panels, out: &mut [f32], accumulate: bool) {
     let (rows, inner) = a.shape();
     assert_eq!(inner, b.inner, "matrix shapes fit");
+    if rows * inner <= RESIDENT {
+        return matmul_by_panels(a, b, out, accumulate);
+    }
     for_row_blocks(out, rows, b.columns, inner, |first, out| {
         for (index, column) in (0..b.columns).step_by(PANEL).enumerate() {
             let left = Left::of(a, first, out.len() / b.columns, 0, inner);
@@ -133,6 +139,42 @@ pub fn matmul_panels(a: Matrix, b: &Panels, out: &mut [f32], accumulate: bool) {
             multiply(left, right, &mut out[column..], b.columns, accumulate);
         }
     });
+}
+
+/// The same for few rows, as when one token is sampled for each: each panel is read once, and tasks share the panels.
+fn matmul_by_panels(a: Matrix, b: &Panels, out: &mut [f32], accumulate: bool) {
+    /// Where the numbers of a product are.
+    #[derive(Clone, Copy)]
+    struct Out(*mut f32);
+    // SAFETY: tasks write different columns.
+    unsafe impl Send for Out {}
+    // SAFETY: as above.
+    unsafe impl Sync for Out {}
+    impl Out {
+        fn at(self, column: usize) -> *mut f32 {
+            self.0.wrapping_add(column)
+        }
+    }
+
+    let ((rows, inner), columns) = (a.shape(), b.columns);
+    assert_eq!(out.len(), rows * columns, "the product has rows × columns numbers");
+    if out.is_empty() {
+        return;
+    }
+    let left = Left::of(a, 0, rows, 0, inner);
+    let (whole, panels) = (Out(out.as_mut_ptr()), columns.div_ceil(PANEL));
+    let work = |index: usize| {
+        let column = index * PANEL;
+        let right = Right { numbers: b.panel(index), columns: PANEL.min(columns - column), step: PANEL };
+        // SAFETY: `out` has `columns` numbers for each row, and no other task writes those of this panel.
+        unsafe { multiply_into(left, right, whole.at(column), columns, accumulate) }
+    };
+    // Weights of few rows come from memory, whose rate a task shares with the others: smaller tasks are worth it.
+    let together = (TASK / 4).div_ceil((rows * inner * PANEL).max(1));
+    if together >= panels {
+        return (0..panels).for_each(work);
+    }
+    (0..panels).into_par_iter().with_min_len(together).for_each(work);
 }
 
 /// Calls `work` for each block of rows of `out`, with the number of its first row, in parallel if there is enough work.
@@ -194,22 +236,35 @@ pub fn multiply(left: Left, right: Right, out: &mut [f32], stride: usize, accumu
     if rows == 0 {
         return;
     }
+    assert!(right.columns <= PANEL && out.len() >= (rows - 1) * stride + right.columns);
+    // SAFETY: the lengths were checked.
+    unsafe { multiply_into(left, right, out.as_mut_ptr(), stride, accumulate) }
+}
+
+/// The same for an `out` of which other threads write other columns.
+///
+/// SAFETY: `out` points to `right.columns` numbers for each row, every `stride` numbers, which nobody else uses.
+unsafe fn multiply_into(left: Left, right: Right, out: *mut f32, stride: usize, accumulate: bool) {
+    let rows = left.rows;
+    if rows == 0 {
+        return;
+    }
     assert!(
         left.steps == 0
             || (left.numbers.len() > (rows - 1) * left.row + (left.steps - 1) * left.step
                 && right.numbers.len() >= (left.steps - 1) * right.step + PANEL)
     );
-    assert!(right.columns <= PANEL && out.len() >= (rows - 1) * stride + right.columns);
+    assert!(right.columns <= PANEL);
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{__m256, __m512};
         #[target_feature(enable = "avx512f")]
-        unsafe fn avx512(left: Left, right: Right, out: &mut [f32], stride: usize, accumulate: bool) {
+        unsafe fn avx512(left: Left, right: Right, out: *mut f32, stride: usize, accumulate: bool) {
             // SAFETY: as for `tiles`.
             unsafe { tiles::<__m512>(left, right, out, stride, accumulate) }
         }
         #[target_feature(enable = "avx2,fma")]
-        unsafe fn avx2(left: Left, right: Right, out: &mut [f32], stride: usize, accumulate: bool) {
+        unsafe fn avx2(left: Left, right: Right, out: *mut f32, stride: usize, accumulate: bool) {
             // SAFETY: as for `tiles`.
             unsafe { tiles::<__m256>(left, right, out, stride, accumulate) }
         }
@@ -229,7 +284,7 @@ pub fn multiply(left: Left, right: Right, out: &mut [f32], stride: usize, accumu
 /// SAFETY: the processor has `V`'s instructions; `left` has numbers for all its rows and steps,
 /// `right` 32 for each step, and `out` `right.columns` for each row.
 #[inline(always)]
-unsafe fn tiles<V: Lanes>(left: Left, right: Right, out: &mut [f32], stride: usize, accumulate: bool) {
+unsafe fn tiles<V: Lanes>(left: Left, right: Right, out: *mut f32, stride: usize, accumulate: bool) {
     let mut row = 0;
     while row < left.rows {
         let height = match left.rows - row {
@@ -241,7 +296,7 @@ unsafe fn tiles<V: Lanes>(left: Left, right: Right, out: &mut [f32], stride: usi
         // SAFETY: `row` and the `height` rows from it on are rows of `left`.
         unsafe {
             let a = left.numbers.as_ptr().wrapping_add(row * left.row);
-            let out = out.as_mut_ptr().add(row * stride);
+            let out = out.add(row * stride);
             for column in (0..right.columns).step_by(2 * V::N) {
                 let b = right.numbers.as_ptr().wrapping_add(column);
                 let width = right.columns - column;

@@ -119,13 +119,14 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// The text of each conversation, ready for the assistant's turn. `strftime_now` formats `today`. `arguments` are
+    /// The text of each conversation; with `begin_turn`, ready for the assistant's turn. `strftime_now` formats `today`. `arguments` are
     /// further variables of this template, such as Qwen3's `enable_thinking`.
     pub fn render(
         &self,
         conversations: &[Vec<Message>],
         today: jiff::civil::Date,
         arguments: &Arguments,
+        begin_turn: bool,
     ) -> Result<Vec<String>> {
         let turn = |message: &Message| {
             Value::from_pairs([("role", message.role.as_str()), ("content", message.content.as_str())])
@@ -136,7 +137,7 @@ impl ChatTemplate {
             let text = |messages: &Vec<Message>| {
                 template.render(context! {
                     messages => messages.iter().map(turn).collect::<Vec<Value>>(),
-                    add_generation_prompt => true,
+                    add_generation_prompt => begin_turn,
                     bos_token => self.bos.as_str(),
                     eos_token => self.eos.as_str(),
                     pad_token => self.pad.as_str(),
@@ -182,7 +183,7 @@ mod tests {
 
     fn render(source: &str) -> Result<String> {
         let messages = vec![Message::new("system", " be kind "), Message::new("user", "naïve?")];
-        Ok(template(source)?.render(&[messages], FIXED_DAY, &Arguments::new())?.concat())
+        Ok(template(source)?.render(&[messages], FIXED_DAY, &Arguments::new(), true)?.concat())
     }
 
     #[test]
@@ -273,7 +274,7 @@ mod tests {
             let arguments = arguments.as_object().unwrap();
             template(QWEN3)
                 .unwrap()
-                .render(std::slice::from_ref(&messages), FIXED_DAY, arguments)
+                .render(std::slice::from_ref(&messages), FIXED_DAY, arguments, true)
                 .unwrap()
                 .concat()
         };

@@ -1,6 +1,7 @@
 //! A model, its configuration, its adapter and its tokenizer, as a Hugging Face folder that transformers and
 //! PEFT load.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -9,7 +10,7 @@ use super::config::generation_ends;
 use super::keys::{is_there, read_json, read_json_if_there};
 use super::lora::{self, Adapter, LoraConfig};
 use super::weights::Weights;
-use super::{Compute, Config, Decoder, Error, Packed, Params, Purpose, Result, Tokenizer, gguf};
+use super::{Compute, Config, Decoder, Error, Params, Purpose, Result, Tokenizer, gguf};
 use store::Seed;
 
 /// The content of a model folder.
@@ -96,7 +97,7 @@ impl Checkpoint {
     }
 
     /// The folder of the model that a folder's adapter changes: itself, or the one that its adapter_config.json names.
-    fn base_folder(folder: &Path) -> Result<PathBuf> {
+    pub fn base_folder(folder: &Path) -> Result<PathBuf> {
         let adapter = folder.join(lora::CONFIG);
         if is_there(&folder.join(CONFIG))? || !is_there(&adapter)? {
             return Ok(folder.into());
@@ -166,6 +167,18 @@ impl Checkpoint {
     /// The parameters that training changes.
     pub fn trained(&self) -> &Params {
         self.adapter.as_ref().map_or(&self.params, |adapter| &adapter.params)
+    }
+
+    /// The model with the adapter of a folder in place of its own, if any, and with the folder's tokenizer if it has one.
+    pub fn with_adapter(&self, folder: &Path) -> Result<Checkpoint> {
+        let adapter = Some(Adapter::load(folder, &self.config, &self.compute)?);
+        let path = folder.join("tokenizer.json");
+        let tokenizer = match is_there(&path)? {
+            true => Tokenizer::load(folder, self.config.eos.first().copied())?,
+            false => self.tokenizer.clone(),
+        };
+        let (config, params) = (self.config.clone(), self.params.clone());
+        Checkpoint::of(config, params, adapter, tokenizer, self.compute.clone(), &path)
     }
 
     /// The model without its adapter.
@@ -260,24 +273,23 @@ impl Checkpoint {
 
     /// A decoder of this model.
     pub fn decoder(&self, purpose: Purpose) -> Result<Decoder> {
-        Ok(Decoder::new(&self.config, &self.params, self.adapter.as_ref(), &self.compute, purpose)?)
+        self.decoder_with(purpose, BTreeMap::new())
+    }
+
+    /// A decoder for scoring that uses the weights, as laid out for products, of the decoder of another checkpoint with the same
+    /// `params`, so that adapters of one base need no more memory than their own.
+    pub fn decoder_beside(&self, other: &Decoder) -> Result<Decoder> {
+        self.decoder_with(Purpose::Scoring, other.base_values())
+    }
+
+    fn decoder_with(&self, purpose: Purpose, shared: BTreeMap<String, ops::Value>) -> Result<Decoder> {
+        let adapter = self.adapter.as_ref();
+        Ok(Decoder::new(&self.config, &self.params, adapter, &self.compute, purpose, shared)?)
     }
 
     /// A unit vector for each row of token ids: the mean of its last hidden states.
     pub fn embed(&self, rows: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
-        let batch = Packed::new(rows);
-        let hidden = self.decoder(Purpose::Scoring)?.hidden(&batch)?;
-        let hidden = hidden.tensor().to_dtype(candle_core::DType::F32)?.to_vec2::<f32>()?;
-        let embed = |row: usize| {
-            let mut mean = vec![0f32; self.config.hidden_size];
-            for state in &hidden[batch.rows.range(row)] {
-                mean.iter_mut().zip(state).for_each(|(mean, x)| *mean += x);
-            }
-            let length = mean.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-            mean.iter_mut().for_each(|x| *x /= length);
-            mean
-        };
-        Ok((0..rows.len()).map(embed).collect())
+        self.decoder(Purpose::Scoring)?.embed(rows)
     }
 
     /// Memory of the weights in bytes; with an adapter only the adapter's, since the base is shared.

@@ -8,7 +8,7 @@ use candle_core::quantized::QMatMul;
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::config::{Config, Module};
-use super::lora::Adapter;
+use super::lora::{Adapter, PEFT_PREFIX};
 use super::{Compute, Params};
 use ops::{
     Cache, Gradients, OutputHead, Rope, Rows, Spans, Value, add, add_bias, add_linear, attention_of, cast,
@@ -54,6 +54,8 @@ pub struct Decoder {
     norm: Value,
     /// The output weight \[V, D\].
     head: Matrix,
+    /// All values by name.
+    values: BTreeMap<String, Value>,
     config: Config,
     compute: Compute,
     checkpointing: bool,
@@ -180,6 +182,7 @@ impl Decoder {
         adapter: Option<&Adapter>,
         compute: &Compute,
         purpose: Purpose,
+        shared: BTreeMap<String, Value>,
     ) -> Result<Decoder> {
         let training = matches!(purpose, Purpose::Training { .. });
         if training {
@@ -191,7 +194,7 @@ impl Decoder {
             compute,
             train_base: training && adapter.is_none(),
             train_adapter: training,
-            made: BTreeMap::new(),
+            made: shared,
             trained: BTreeMap::new(),
         };
         let layers = (0..config.layers)
@@ -205,6 +208,7 @@ impl Decoder {
         let norm = weights.value("model.norm.weight")?;
         Ok(Decoder {
             trained: weights.trained,
+            values: weights.made,
             layers,
             norm,
             head,
@@ -224,10 +228,33 @@ impl Decoder {
         self.trained.iter().map(gradient).collect()
     }
 
+    /// The values of the weights, without those of an adapter.
+    pub(super) fn base_values(&self) -> BTreeMap<String, Value> {
+        let is_base = |name: &&String| !name.starts_with(PEFT_PREFIX);
+        let base = self.values.iter().filter(|(name, _)| is_base(name));
+        base.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
     /// Hidden states after the last norm, \[N, D\].
     pub fn hidden(&self, batch: &Packed) -> Result<Value> {
         let rope = self.rope(batch.rows.longest())?;
         self.forward(&batch.ids, &mut KvMode::Batch(&batch.rows, &rope), None)
+    }
+
+    /// A unit vector for each row of token ids: the mean of its last hidden states.
+    pub fn embed(&self, rows: &[Vec<u32>]) -> super::Result<Vec<Vec<f32>>> {
+        let batch = Packed::new(rows);
+        let hidden = self.hidden(&batch)?.tensor().to_dtype(DType::F32)?.to_vec2::<f32>()?;
+        let embed = |row: usize| {
+            let mut mean = vec![0f32; self.config.hidden_size];
+            for state in &hidden[batch.rows.range(row)] {
+                mean.iter_mut().zip(state).for_each(|(mean, x)| *mean += x);
+            }
+            let length = mean.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+            mean.iter_mut().for_each(|x| *x /= length);
+            mean
+        };
+        Ok((0..rows.len()).map(embed).collect())
     }
 
     /// An empty cache for `rows` rows of at most `capacity` tokens.
@@ -235,11 +262,20 @@ impl Decoder {
         Ok(Cache::new(self.compute.fused(), rows, self.layers.len(), self.rope(capacity)?))
     }
 
+    /// An empty cache that shares the rotations of another one, for rows that will have at most so many tokens each.
+    pub fn fresh_cache(&self, like: &Cache, capacities: &[usize]) -> Cache {
+        like.fresh(capacities, self.layers.len())
+    }
+
     /// The number of rows of `capacity` tokens whose keys and values fit in `bytes`; at least one.
     pub fn rows_within(&self, bytes: usize, capacity: usize) -> usize {
+        (bytes / self.token_bytes().saturating_mul(capacity).max(1)).max(1)
+    }
+
+    /// Memory of the keys and values of one token, in bytes.
+    pub fn token_bytes(&self) -> usize {
         let Config { layers, kv_heads, head_size, .. } = self.config;
-        let token = 2 * layers * kv_heads * head_size * self.compute.dtype.size_in_bytes();
-        (bytes / token.saturating_mul(capacity).max(1)).max(1)
+        2 * layers * kv_heads * head_size * self.compute.dtype.size_in_bytes()
     }
 
     /// Angles for the positions of rows of at most `longest` tokens.
@@ -257,9 +293,15 @@ impl Decoder {
     /// Reads whole prompts into an empty cache; returns the logits after each row's last token, \[rows, V\].
     pub fn prefill(&self, batch: &Packed, cache: &mut Cache) -> Result<Tensor> {
         let rows = &batch.rows;
-        let last = Spans::new((0..rows.len()).map(|row| rows.range(row).len() - 1..rows.range(row).len()));
-        let hidden = self.forward(&batch.ids, &mut KvMode::Prefill(rows, cache), Some(&Arc::new(last)))?;
-        self.logits(&hidden)
+        let last: Vec<usize> = (0..rows.len()).map(|row| rows.range(row).len() - 1).collect();
+        self.logits(&self.prefill_from(batch, &last, cache)?)
+    }
+
+    /// The same, but returns the hidden states \[M, D\] of each row's tokens from `firsts[row]` on, rows one after the other.
+    pub fn prefill_from(&self, batch: &Packed, firsts: &[usize], cache: &mut Cache) -> Result<Value> {
+        let rows = &batch.rows;
+        let wanted = Spans::new(firsts.iter().enumerate().map(|(row, first)| *first..rows.range(row).len()));
+        self.forward(&batch.ids, &mut KvMode::Prefill(rows, cache), Some(&Arc::new(wanted)))
     }
 
     /// Feeds one new token to each row of the cache; returns the logits for the next token, \[rows, V\].

@@ -90,7 +90,7 @@ pub struct Adapter {
 }
 
 /// The prefix of PEFT's names, before the model's own.
-const PEFT_PREFIX: &str = "base_model.model.";
+pub(super) const PEFT_PREFIX: &str = "base_model.model.";
 
 /// PEFT's name of A or B of a linear layer.
 fn name(layer: usize, module: Module, part: char) -> String {

@@ -180,6 +180,22 @@ impl Tokenizer {
         self.inner.decode(ids, true).map_err(error("decode tokens"))
     }
 
+    /// The text of one token alone, special or not; part of a character becomes U+FFFD.
+    pub fn text_of(&self, id: u32) -> Result<String> {
+        self.inner.decode(&[id], false).map_err(error("decode tokens"))
+    }
+
+    /// The source of the chat template, if there is one.
+    pub fn template(&self) -> Option<&str> {
+        self.chat.as_ref().map(ChatTemplate::source)
+    }
+
+    /// tokenizer_config.json, if there was one.
+    pub fn settings(&self) -> Value {
+        let file = self.files.iter().find(|(name, _)| *name == CONFIG);
+        file.and_then(|(_, bytes)| serde_json::from_slice(bytes).ok()).unwrap_or_default()
+    }
+
     /// A token as the vocabulary spells it.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
@@ -207,8 +223,19 @@ impl Tokenizer {
         today: jiff::civil::Date,
         arguments: &Arguments,
     ) -> Result<Vec<String>> {
+        self.render(conversations, today, arguments, true)
+    }
+
+    /// The same, with or without the beginning of the assistant's turn.
+    pub fn render(
+        &self,
+        conversations: &[Vec<Message>],
+        today: jiff::civil::Date,
+        arguments: &Arguments,
+        begin_turn: bool,
+    ) -> Result<Vec<String>> {
         match &self.chat {
-            Some(template) => template.render(conversations, today, arguments),
+            Some(template) => template.render(conversations, today, arguments, begin_turn),
             None => Err(Error::Tokenizer {
                 action: "render a conversation",
                 reason: "the model has no chat template (chat_template.jinja or tokenizer_config.json)"

@@ -23,8 +23,28 @@ impl Cache {
         if fused {
             Cache::Fused(KvCache::new(rows, layers, rope))
         } else {
-            Cache::Tensors(TensorCache::new(rows, rope))
+            Cache::Tensors(TensorCache::new(vec![rope.positions(); rows], rope))
         }
+    }
+
+    /// An empty cache with the same rotations, for rows that will have at most so many tokens each.
+    pub fn fresh(&self, capacities: &[usize], layers: usize) -> Cache {
+        match self {
+            Cache::Fused(cache) => Cache::Fused(cache.fresh(capacities, layers)),
+            Cache::Tensors(cache) => {
+                Cache::Tensors(TensorCache::new(capacities.to_vec(), cache.rope.clone()))
+            }
+        }
+    }
+
+    /// Adds the rows of a cache that [`Cache::fresh`] made after those of this one.
+    pub fn append(&mut self, other: Cache) -> Result<()> {
+        match (self, other) {
+            (Cache::Fused(cache), Cache::Fused(other)) => cache.append(other),
+            (Cache::Tensors(cache), Cache::Tensors(other)) => cache.append(other)?,
+            _ => candle_core::bail!("caches of different devices or number types cannot be joined"),
+        }
+        Ok(())
     }
 
     /// The table of rotations that its keys were rotated with.
@@ -89,14 +109,58 @@ pub struct TensorCache {
     values: Vec<Tensor>,
     /// Columns of padding of each row.
     pads: Vec<usize>,
+    /// The most tokens of each row.
+    capacities: Vec<usize>,
     /// Columns in use.
     columns: usize,
     rope: Arc<Rope>,
 }
 
 impl TensorCache {
-    fn new(rows: usize, rope: Arc<Rope>) -> TensorCache {
-        TensorCache { keys: Vec::new(), values: Vec::new(), pads: vec![0; rows], columns: 0, rope }
+    fn new(capacities: Vec<usize>, rope: Arc<Rope>) -> TensorCache {
+        let pads = vec![0; capacities.len()];
+        TensorCache { keys: Vec::new(), values: Vec::new(), pads, capacities, columns: 0, rope }
+    }
+
+    /// The columns that the rows need once all are as long as they may be.
+    fn needed(&self) -> usize {
+        self.pads.iter().zip(&self.capacities).map(|(pad, capacity)| pad + capacity).max().unwrap_or(0)
+    }
+
+    /// Adds the rows of another cache. The rows that have fewer tokens get padding at the front.
+    fn append(&mut self, mut other: TensorCache) -> Result<()> {
+        if self.rows() == 0 {
+            *self = other;
+            return Ok(());
+        }
+        // Padding that is left of rows which are gone.
+        let unused = self.pads.iter().copied().min().unwrap_or(0);
+        let columns = (self.columns - unused).max(other.columns);
+        let shift = |cache: &mut TensorCache, unused: usize| {
+            let more = columns - (cache.columns - unused);
+            cache.pads.iter_mut().for_each(|pad| *pad = *pad - unused + more);
+            more
+        };
+        let fronts = [(unused, shift(self, unused)), (0, shift(&mut other, 0))];
+        let needed = self.needed().max(other.needed());
+        let join = |own: &Tensor, others: &Tensor| {
+            let parts = [(own, self.columns), (others, other.columns)];
+            let laid = parts.into_iter().zip(fronts).map(|((tensor, used), (unused, more))| {
+                let (rows, heads, _, size) = tensor.dims4()?;
+                let laid = Tensor::zeros((rows, heads, needed, size), tensor.dtype(), tensor.device())?;
+                laid.slice_set(&tensor.narrow(2, unused, used - unused)?.contiguous()?, 2, more)?;
+                Ok(laid)
+            });
+            Tensor::cat(&laid.collect::<Result<Vec<_>>>()?, 0)
+        };
+        let all = |own: &[Tensor], others: &[Tensor]| {
+            own.iter().zip(others).map(|(own, others)| join(own, others)).collect::<Result<Vec<_>>>()
+        };
+        let (keys, values) = (all(&self.keys, &other.keys)?, all(&self.values, &other.values)?);
+        (self.keys, self.values, self.columns) = (keys, values, columns);
+        self.pads.extend(other.pads);
+        self.capacities.extend(other.capacities);
+        Ok(())
     }
 
     fn rows(&self) -> usize {
@@ -114,9 +178,10 @@ impl TensorCache {
                 })
                 .collect::<Result<Vec<_>>>()
         };
-        let pads = rows.iter().map(|row| self.pads[*row]).collect();
+        let of = |numbers: &[usize]| rows.iter().map(|row| numbers[*row]).collect();
+        let (pads, capacities) = (of(&self.pads), of(&self.capacities));
         let (keys, values) = (select(&self.keys)?, select(&self.values)?);
-        Ok(TensorCache { keys, values, pads, columns: self.columns, rope: self.rope.clone() })
+        Ok(TensorCache { keys, values, pads, capacities, columns: self.columns, rope: self.rope.clone() })
     }
 
     /// Cosines and sines \[rows, 1, columns, d/2\] of the columns from `first` on.
@@ -138,9 +203,10 @@ impl TensorCache {
     /// Stores the keys and values of whole prompts, k and v \[N, KV·d\] not yet rotated. Layers must come in order.
     fn fill(&mut self, k: &Tensor, v: &Tensor, rows: &Rows) -> Result<()> {
         let heads = Heads::of(k, k, &self.rope)?;
-        let (count, longest, capacity) = (rows.len(), rows.longest(), self.rope.positions());
+        let (count, longest) = (rows.len(), rows.longest());
         self.pads = (0..count).map(|row| longest - rows.range(row).len()).collect();
         self.columns = longest;
+        let capacity = self.needed().max(longest);
         let (from, _) = padding(rows, true, k.device())?;
         let split = |x: &Tensor| {
             x.index_select(&from, 0)?
@@ -164,7 +230,7 @@ impl TensorCache {
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let heads = Heads::of(q, k, &self.rope)?;
         let (rows, seen) = (self.rows(), self.columns + 1);
-        if seen > self.rope.positions() {
+        if self.pads.iter().zip(&self.capacities).any(|(pad, capacity)| seen - pad > *capacity) {
             candle_core::bail!("the cache of keys and values is full at {} tokens", self.columns);
         }
         let (cos, sin) = self.angles(self.columns, 1, q)?;

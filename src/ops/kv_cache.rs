@@ -22,6 +22,8 @@ pub struct KvCache {
 #[derive(Clone)]
 struct Slot {
     length: usize,
+    /// The most tokens of the row.
+    capacity: usize,
     /// For each layer, blocks of [`PANEL`] tokens. A block has for each key head the values \[PANEL, size\], then the rotated
     /// keys \[size, PANEL\], so that a query reads contiguous memory.
     layers: Vec<Vec<f32>>,
@@ -30,8 +32,23 @@ struct Slot {
 impl KvCache {
     /// An empty cache for `rows` rows of as many tokens as `rope` has positions, in `layers` layers.
     pub fn new(rows: usize, layers: usize, rope: Arc<Rope>) -> KvCache {
-        let slot = Slot { length: 0, layers: vec![Vec::new(); layers] };
+        let slot = Slot { length: 0, capacity: rope.positions(), layers: vec![Vec::new(); layers] };
         KvCache { slots: vec![slot; rows], rope }
+    }
+
+    /// An empty cache for rows that will have at most so many tokens each, no more than the rotations of this one.
+    pub fn fresh(&self, capacities: &[usize], layers: usize) -> KvCache {
+        let slot = |capacity: &usize| Slot {
+            length: 0,
+            capacity: (*capacity).min(self.rope.positions()),
+            layers: vec![Vec::new(); layers],
+        };
+        KvCache { slots: capacities.iter().map(slot).collect(), rope: self.rope.clone() }
+    }
+
+    /// Adds the rows of another cache with the same rotations after those of this one.
+    pub fn append(&mut self, other: KvCache) {
+        self.slots.extend(other.slots);
     }
 
     pub fn rope(&self) -> &Arc<Rope> {
@@ -59,7 +76,7 @@ impl KvCache {
             let mut scratch = vec![0f32; PANEL * width];
             for (block, (k, v)) in k.chunks(PANEL * width).zip(v.chunks(PANEL * width)).enumerate() {
                 let at = block * PANEL;
-                store(k, v, at, heads, rope, &mut scratch, slot.block(layer, at, heads, rope));
+                store(k, v, at, heads, rope, &mut scratch, slot.block(layer, at, heads));
             }
             slot.length = k.len() / width;
         });
@@ -75,26 +92,28 @@ impl KvCache {
             let (rows, shapes) = (self.slots.len(), [q, k, v].map(Tensor::dims));
             bail!("queries, keys and values of shapes {shapes:?} are not one token for each of {rows} rows");
         }
-        let capacity = self.rope.positions();
-        if self.slots.iter().any(|slot| slot.length >= capacity) {
-            bail!("the cache of keys and values is full at {capacity} tokens");
+        if let Some(slot) = self.slots.iter().find(|slot| slot.length >= slot.capacity) {
+            bail!("the cache of keys and values is full at {} tokens", slot.capacity);
         }
+        let longest = self.slots.iter().map(|slot| slot.length + 1).max().unwrap_or(0);
+        // With few rows, each thread takes some.
+        let together = self.slots.len().div_ceil(rayon::current_num_threads()).clamp(1, ROWS);
         let rope = &self.rope;
         let (qs, ks, vs) = (read(q)?, read(k)?, read(v)?);
         // SAFETY: `attend` writes the output of each query.
         let mut out = unsafe { uninit_vec(qs.len()) };
-        let inputs = ks.par_chunks(ROWS * kv_width).zip(vs.par_chunks(ROWS * kv_width));
-        let slots = self.slots.par_chunks_mut(ROWS).zip(inputs);
-        let queries = qs.par_chunks(ROWS * width).zip(out.par_chunks_mut(ROWS * width));
+        let inputs = ks.par_chunks(together * kv_width).zip(vs.par_chunks(together * kv_width));
+        let slots = self.slots.par_chunks_mut(together).zip(inputs);
+        let queries = qs.par_chunks(together * width).zip(out.par_chunks_mut(together * width));
         slots.zip(queries).for_each(|((slots, (ks, vs)), (qs, out))| {
-            let mut scratch = vec![0f32; capacity.next_multiple_of(PANEL) + width.max(kv_width)];
+            let mut scratch = vec![0f32; longest.next_multiple_of(PANEL) + width.max(kv_width)];
             // All rows are stored before any is read: a processor stalls when it loads a vector of which it has just stored
             // one number.
             for (slot, (k, v)) in
                 slots.iter_mut().zip(ks.chunks_exact(kv_width).zip(vs.chunks_exact(kv_width)))
             {
                 let at = slot.length;
-                store(k, v, at, heads, rope, &mut scratch, slot.block(layer, at, heads, rope));
+                store(k, v, at, heads, rope, &mut scratch, slot.block(layer, at, heads));
             }
             for (slot, (q, out)) in slots.iter().zip(qs.chunks_exact(width).zip(out.chunks_exact_mut(width)))
             {
@@ -112,11 +131,11 @@ impl KvCache {
 
 impl Slot {
     /// The block of token `at` in a layer; created with its first token.
-    fn block(&mut self, layer: usize, at: usize, heads: Heads, rope: &Rope) -> &mut [f32] {
+    fn block(&mut self, layer: usize, at: usize, heads: Heads) -> &mut [f32] {
         let (blocks, length) = (&mut self.layers[layer], 2 * PANEL * heads.kv_width());
         let start = at / PANEL * length;
         if blocks.len() == start {
-            blocks.reserve_exact(rope.positions().div_ceil(PANEL) * length - start);
+            blocks.reserve_exact(self.capacity.div_ceil(PANEL) * length - start);
             blocks.resize(start + length, 0.0);
         }
         &mut blocks[start..start + length]

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
-use super::{CACHE, MOST_ROWS, batch, most_probable, numbers, pick};
+use super::{CACHE, MOST_ROWS, batch_size, most_probable, numbers, pick};
 use kernels::exponentials;
 use model::{Checkpoint, Decoder, Error, Packed, Purpose, Result};
 use store::Seed;
@@ -99,7 +99,7 @@ fn score<'a>(
     let sharpness = if temperature == 0.0 { 1.0 } else { (1.0 / temperature) as f32 };
     let mut scored = Vec::with_capacity(rows.len());
     for together in rows.chunks(most) {
-        let size = batch(checkpoint, together.len(), most);
+        let size = batch_size(checkpoint, together.len(), most);
         let read = together.par_chunks(size).map(|rows| logprobs(&decoder, rows, sharpness));
         scored.extend(read.collect::<Result<Vec<_>>>()?.into_iter().flatten());
         progress(scored.len(), rows.len());

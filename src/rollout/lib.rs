@@ -1,9 +1,10 @@
 //! Sampling completions from a decoder in batches of rows with a cache. Each row has its own random stream, and
 //! log-probabilities are recorded. Also choosing among given texts. Knows no rewards.
 
+mod batch;
 mod choice;
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use rand::Rng;
@@ -13,10 +14,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use kernels::{exponentials, sum};
-use model::{Checkpoint, Decoder, Error, Packed, Purpose, Result, Tokenizer};
-use ops::Cache;
+use model::{Checkpoint, Decoder, Purpose, Result, Tokenizer};
 use store::Seed;
 
+pub use batch::{Alternatives, Batch, Drawing, PromptScores, Row, Score};
 pub use choice::{Chosen, choose, select};
 
 /// Most rows that are sampled at the same time.
@@ -105,29 +106,25 @@ pub fn sample(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Completion>> {
     let decoder = checkpoint.decoder(Purpose::Scoring)?;
-    // A stop text of one token ends a row by its id, because special tokens are not in decoded texts.
-    let stops = sampling.stop.iter().filter_map(|stop| checkpoint.tokenizer.id(stop));
-    let ends: Vec<u32> = checkpoint.ends().into_iter().chain(stops).collect();
-    let drawing =
-        SamplingContext { decoder: &decoder, tokenizer: &checkpoint.tokenizer, ends: &ends, sampling };
+    let drawing = Arc::new(Drawing::new(checkpoint, sampling.clone()));
+    let tokenizer = &checkpoint.tokenizer;
     let asked: Vec<usize> = (0..prompts.len()).filter(|&row| !prompts[row].is_empty()).collect();
-    let mut rows: Vec<Row> = asked.iter().map(|&index| Row::new(index, seed)).collect();
-    let mut completions = vec![Completion::default(); prompts.len()];
-    let prompts: Vec<&[u32]> = asked.iter().map(|&row| &prompts[row][..]).collect();
-    let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
+    let row = |&row: &usize| Row::new(&prompts[row], drawing.clone(), seed.stream(row));
+    let mut rows: Vec<Row> = asked.iter().map(row).collect();
+    let longest = asked.iter().map(|&row| prompts[row].len()).max().unwrap_or(0);
     let most = decoder.rows_within(CACHE, longest.saturating_add(sampling.max_new_tokens)).min(MOST_ROWS);
-    for (prompts, rows) in prompts.chunks(most).zip(rows.chunks_mut(most)) {
-        let size = batch(checkpoint, prompts.len(), most);
-        let mut batches = prompts
-            .par_chunks(size)
-            .zip(rows.par_chunks_mut(size))
-            .map(|(prompts, rows)| Batch::read(&drawing, prompts, rows))
-            .collect::<Result<Vec<_>>>()?;
+    for rows in rows.chunks_mut(most) {
+        let size = batch_size(checkpoint, rows.len(), most);
+        let read = rows.par_chunks_mut(size).map(|rows| together(&decoder, rows));
+        let mut batches = read.collect::<Result<Vec<_>>>()?;
         for start in (0..sampling.max_new_tokens).step_by(STEPS_BETWEEN_SYNCS) {
             let steps = start..(start + STEPS_BETWEEN_SYNCS).min(sampling.max_new_tokens);
             let drawn = batches.par_iter_mut().map(|batch| {
-                let advance = |step| batch.advance(&drawing, step + 1 < sampling.max_new_tokens);
-                steps.clone().map(advance).collect::<Result<Vec<usize>>>()
+                let mut advance = |_| {
+                    let drawn = batch.len();
+                    batch.advance(&decoder, tokenizer).map(|_| drawn)
+                };
+                steps.clone().map(&mut advance).collect::<Result<Vec<usize>>>()
             });
             let drawn = drawn.collect::<Result<Vec<_>>>()?;
             for step in steps.clone() {
@@ -136,20 +133,25 @@ pub fn sample(
                     drawn => progress(step + 1, drawn),
                 }
             }
-            if batches.iter().all(|batch| batch.rows.is_empty()) {
+            if batches.iter().all(Batch::is_empty) {
                 break;
             }
         }
     }
-    let finished = rows.into_par_iter().map(|row| {
-        let mut completion = row.completion;
-        completion.text = text(&checkpoint.tokenizer, &completion.ids, &sampling.stop)?;
-        Ok(completion)
-    });
+    let mut completions = vec![Completion::default(); prompts.len()];
+    let finished = rows.into_par_iter().map(|row| row.finish(tokenizer));
     for (row, completion) in asked.into_iter().zip(finished.collect::<Result<Vec<_>>>()?) {
         completions[row] = completion;
     }
     Ok(completions)
+}
+
+/// A batch of these rows, with their prompts read.
+fn together<'r>(decoder: &Decoder, rows: &'r mut [Row]) -> Result<Batch<&'r mut Row>> {
+    let longest = rows.iter().map(Row::capacity).max().unwrap_or(0);
+    let mut batch = Batch::new(decoder, longest)?;
+    batch.join(decoder, rows.iter_mut().collect())?;
+    Ok(batch)
 }
 
 /// The text of a completion: without special tokens, up to a stop text.
@@ -162,7 +164,7 @@ pub fn text(tokenizer: &Tokenizer, ids: &[u32], stops: &[String]) -> Result<Stri
 }
 
 /// The number of rows that go through the decoder together, out of `rows`, if memory holds `most`.
-fn batch(checkpoint: &Checkpoint, rows: usize, most: usize) -> usize {
+fn batch_size(checkpoint: &Checkpoint, rows: usize, most: usize) -> usize {
     match (&checkpoint.compute, checkpoint.params.is_quantized()) {
         // A batch for each thread: no number depends on how rows are grouped.
         (compute, false) if compute.fused() => rows.div_ceil(rayon::current_num_threads()).clamp(1, BATCH),
@@ -175,98 +177,6 @@ fn batch(checkpoint: &Checkpoint, rows: usize, most: usize) -> usize {
 /// Where the first stop text begins.
 fn stop_in(text: &str, stops: &[String]) -> Option<usize> {
     stops.iter().filter_map(|stop| text.find(stop.as_str())).min()
-}
-
-/// What all rows share.
-struct SamplingContext<'a> {
-    decoder: &'a Decoder,
-    tokenizer: &'a Tokenizer,
-    ends: &'a [u32],
-    sampling: &'a Sampling,
-}
-
-/// A row that is being sampled.
-struct Row {
-    random: ChaCha8Rng,
-    completion: Completion,
-}
-
-impl Row {
-    fn new(index: usize, seed: Seed) -> Row {
-        Row { random: seed.stream(index), completion: Completion::default() }
-    }
-}
-
-/// Rows that go through the decoder together.
-struct Batch<'a> {
-    /// The rows that have not finished.
-    rows: Vec<&'a mut Row>,
-    cache: Cache,
-    /// The logits for the next token of each row, \[rows, V\].
-    logits: Vec<f32>,
-}
-
-impl<'a> Batch<'a> {
-    /// Reads the prompts, each distinct one once.
-    fn read(drawing: &SamplingContext, prompts: &[&[u32]], rows: &'a mut [Row]) -> Result<Batch<'a>> {
-        let mut index: HashMap<&[u32], usize> = HashMap::new();
-        let mut distinct: Vec<&[u32]> = Vec::new();
-        let source: Vec<usize> = prompts
-            .iter()
-            .map(|prompt| {
-                *index.entry(*prompt).or_insert_with(|| {
-                    distinct.push(*prompt);
-                    distinct.len() - 1
-                })
-            })
-            .collect();
-        let longest = distinct.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
-        let capacity = longest.saturating_add(drawing.sampling.max_new_tokens);
-        let mut cache = drawing.decoder.cache(distinct.len(), capacity)?;
-        let logits = drawing.decoder.prefill(&Packed::new(&distinct), &mut cache)?;
-        let vocabulary = logits.dim(1)?;
-        let read = numbers(&logits)?;
-        let logits =
-            source.iter().flat_map(|&row| &read[row * vocabulary..(row + 1) * vocabulary]).copied().collect();
-        let cache = if distinct.len() == prompts.len() { cache } else { cache.select(&source)? };
-        Ok(Batch { rows: rows.iter_mut().collect(), cache, logits })
-    }
-
-    /// Draws one token for each row and, if `more` are to come, feeds them; returns how many were drawn.
-    fn advance(&mut self, drawing: &SamplingContext, more: bool) -> Result<usize> {
-        let drawn = self.rows.len();
-        if drawn == 0 {
-            return Ok(0);
-        }
-        let vocabulary = self.logits.len() / drawn;
-        for (row, logits) in self.rows.iter_mut().zip(self.logits.chunks_exact_mut(vocabulary)) {
-            let (token, logprob) = draw(logits, drawing.sampling, &mut row.random);
-            if !logprob.is_finite() {
-                return Err(Error::Broken);
-            }
-            let completion = &mut row.completion;
-            completion.ids.push(token);
-            completion.logprobs.push(logprob);
-            completion.finished = drawing.ends.contains(&token) || {
-                let stops = &drawing.sampling.stop;
-                !stops.is_empty() && stop_in(&drawing.tokenizer.decode(&completion.ids)?, stops).is_some()
-            };
-        }
-        if self.rows.iter().any(|row| row.completion.finished) {
-            let keep: Vec<bool> = self.rows.iter().map(|row| !row.completion.finished).collect();
-            self.rows.retain(|row| !row.completion.finished);
-            if self.rows.is_empty() {
-                return Ok(drawn);
-            }
-            self.cache.retain(&keep)?;
-        }
-        if more {
-            let last: Vec<u32> =
-                self.rows.iter().filter_map(|row| row.completion.ids.last().copied()).collect();
-            self.logits = numbers(&drawing.decoder.step(&last, &mut self.cache)?)?;
-        }
-        Ok(drawn)
-    }
 }
 
 /// The numbers of logits of any device and type.
@@ -351,7 +261,7 @@ fn pick(weights: &[f32], total: f32, random: &mut ChaCha8Rng) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::Compute;
+    use model::{Compute, Packed};
 
     pub(crate) fn model() -> Checkpoint {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/qwen3-tiny");

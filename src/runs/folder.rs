@@ -637,8 +637,17 @@ impl Run {
         self.nodes.iter().find(|node| node.node == name || bare_rounds(&node.node) == bare)
     }
 
-    /// The node and output that `node` or `node.output` names; without an output the first.
+    /// The node and output that `node`, `node.output` or `loop[round].value` names; without an output the first.
     pub fn output(&self, text: &str) -> anyhow::Result<(&NodeOutput, PathBuf)> {
+        let carried = match self.node(text) {
+            None => super::carried::node_of(self, text)?,
+            Some(_) => None,
+        };
+        let carried = carried.map(|(node, output)| match output {
+            Some(output) => format!("{node}.{output}"),
+            None => node,
+        });
+        let text = carried.as_deref().unwrap_or(text);
         let (node, output) = match self.node(text) {
             Some(node) => (Some(node), None),
             None => {

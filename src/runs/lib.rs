@@ -2,6 +2,7 @@
 //! (`events`), what its datasets were made from (`lineage`), and the rows of all its nodes together as tables (`tables`).
 
 mod cache;
+mod carried;
 mod events;
 mod folder;
 mod lineage;

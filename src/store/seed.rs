@@ -26,7 +26,12 @@ impl Seed {
 
     /// The random stream for one named purpose: ChaCha8 with a fixed layout, the same on every machine.
     pub fn stream(&self, purpose: impl Display) -> ChaCha8Rng {
-        ChaCha8Rng::from_seed(self.child(purpose).0)
+        self.child(purpose).own_stream()
+    }
+
+    /// The stream that this seed itself keys: `seed.stream(purpose)` is `seed.child(purpose).own_stream()`.
+    pub fn own_stream(&self) -> ChaCha8Rng {
+        ChaCha8Rng::from_seed(self.0)
     }
 
     /// The 256 bits.

@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["engine", "data", "ops", "supervise"],
     &["exec", "runs", "model", "endpoint"],
     &["optim", "rollout", "game", "query"],
-    &["grpo", "analysis"],
+    &["grpo", "analysis", "serve"],
     &["stages"],
     &["report"],
     &["cli"],

@@ -41,6 +41,7 @@ mod report;
 mod results;
 mod run;
 mod schema;
+mod serve;
 mod site;
 mod space;
 mod targets;
