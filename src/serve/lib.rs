@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
@@ -206,6 +207,8 @@ async fn run(
         next: AtomicU64::new(0),
     });
     listening(address);
+    // Each token of a stream is sent at once.
+    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
     let told = Arc::new(Notify::new());
     let until: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = {
         let told = told.clone();
