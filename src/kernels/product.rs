@@ -502,8 +502,18 @@ mod tests {
 
     #[test]
     fn products_of_all_shapes_and_directions_are_the_definition() {
-        let shapes =
-            [(1, 1, 1), (8, 32, 4), (13, 45, 7), (70, 96, 33), (5, 7, STEPS + 9), (300, 40, 64), (3, 5, 0)];
+        let shapes = [
+            (1, 1, 1),
+            (8, 32, 4),
+            (13, 45, 7),
+            (70, 96, 33),
+            (5, 7, STEPS + 9),
+            (300, 40, 64),
+            (3, 5, 0),
+            (1, 1600, 600),
+            (9, 700, 300),
+            (300, 70, 600),
+        ];
         for (rows, columns, inner) in shapes {
             let (a, b) = (numbers(rows * inner, 1), numbers(inner * columns, 2));
             let before = numbers(rows * columns, 3);
