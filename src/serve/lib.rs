@@ -237,10 +237,9 @@ async fn run(
     }
     shared.enter(Phase::Stopping);
     told.notify_one();
-    match tokio::time::timeout(options.grace, answering).await {
-        Ok(ended) => ended.context("the server failed")?.context("the server failed")?,
-        // Their clients see the connection end.
-        Err(_) => {}
+    // After that, their clients see the connection end.
+    if let Ok(ended) = tokio::time::timeout(options.grace, answering).await {
+        ended.context("the server failed")?.context("the server failed")?;
     }
     shared.jobs.lock().unwrap_or_else(|error| error.into_inner()).take();
     Ok(())

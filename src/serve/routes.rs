@@ -157,7 +157,8 @@ async fn one_model(
     State(shared): State<Arc<Shared>>,
     axum::extract::Path(name): axum::extract::Path<String>,
 ) -> Result<Json> {
-    Ok(Json(described(&*shared.model(Some(&name))?)))
+    let served = shared.model(Some(&name))?;
+    Ok(Json(described(&served)))
 }
 
 async fn completions(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Body) -> Result<Response> {

@@ -204,7 +204,7 @@ impl Worker {
             lane.waiting.retain(|active| !is_gone(active));
             metrics.waiting.fetch_sub(before - lane.waiting.len(), Relaxed);
             metrics.gone.fetch_add((before - lane.waiting.len()) as u64, Relaxed);
-            if lane.batch.rows_mut().iter().any(|active| is_gone(active)) {
+            if lane.batch.rows_mut().iter().any(is_gone) {
                 let before = lane.batch.len();
                 let kept = lane.batch.retain(|active| !is_gone(active));
                 metrics.gone.fetch_add((before - lane.batch.len()) as u64, Relaxed);
@@ -335,10 +335,10 @@ impl Lane {
         for active in self.batch.rows_mut() {
             active.send(Event::Failed(error.to_string()));
         }
-        if let Some(loaded) = self.served.decoder() {
-            if let Ok(batch) = Batch::new(&loaded.decoder, loaded.longest) {
-                self.batch = batch;
-            }
+        if let Some(loaded) = self.served.decoder()
+            && let Ok(batch) = Batch::new(&loaded.decoder, loaded.longest)
+        {
+            self.batch = batch;
         }
     }
 }
