@@ -117,6 +117,11 @@ pub(crate) fn model(with: &str) -> anyhow::Result<PathBuf> {
     let (output, path) = run.output(node)?;
     anyhow::ensure!(output.artifact == "model", "`{node}` must be a model, found {}", output.artifact);
     anyhow::ensure!(
+        path.exists() || !output.passing,
+        "the model of `{node}` was evicted: its loop keeps only the last of these; with `keep: all` in the loop, the next run of the \
+         pipeline makes all of them again and keeps them"
+    );
+    anyhow::ensure!(
         path.exists(),
         "the model of `{node}` is no longer in the cache; run the pipeline again to make it"
     );

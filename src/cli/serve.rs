@@ -83,8 +83,15 @@ pub(crate) fn command(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         compute: Compute::parse(&args.device, &args.dtype).map_err(anyhow::Error::msg)?,
     };
     let stop = Stop::default();
-    let stopping = stop.clone();
-    crate::exec::on_interrupt(move || stopping.now()).context("cannot listen for Ctrl-C")?;
+    let (stopping, mut is_told) = (stop.clone(), false);
+    let interrupt = move || {
+        // Told twice, it does not wait.
+        if std::mem::replace(&mut is_told, true) {
+            std::process::exit(130);
+        }
+        stopping.now();
+    };
+    crate::exec::on_interrupt(interrupt).context("cannot listen for Ctrl-C")?;
     serve::serve(
         options,
         stop,

@@ -22,8 +22,8 @@ const STEPS: usize = 256;
 /// Multiply-adds that make a task worth handing to another thread.
 const TASK: usize = 1 << 19;
 
-/// The most numbers of a left side that stays in a core's cache while panels pass by.
-const RESIDENT: usize = 1 << 17;
+/// The most rows whose numbers stay in a core's cache while the panels pass by.
+const FEW: usize = 64;
 
 /// A matrix view: row-major storage of `rows` × `columns`, or its transpose.
 #[derive(Clone, Copy)]
@@ -128,7 +128,7 @@ pub fn matmul(a: Matrix, b: Matrix, out: &mut [f32], accumulate: bool) {
 pub fn matmul_panels(a: Matrix, b: &Panels, out: &mut [f32], accumulate: bool) {
     let (rows, inner) = a.shape();
     assert_eq!(inner, b.inner, "matrix shapes fit");
-    if rows * inner <= RESIDENT {
+    if rows <= FEW {
         return matmul_by_panels(a, b, out, accumulate);
     }
     for_row_blocks(out, rows, b.columns, inner, |first, out| {
@@ -169,7 +169,7 @@ fn matmul_by_panels(a: Matrix, b: &Panels, out: &mut [f32], accumulate: bool) {
         // SAFETY: `out` has `columns` numbers for each row, and no other task writes those of this panel.
         unsafe { multiply_into(left, right, whole.at(column), columns, accumulate) }
     };
-    // Weights of few rows come from memory, whose rate a task shares with the others: smaller tasks are worth it.
+    // With few rows, weights come from memory, and two cores read them faster than one: smaller tasks are worth it.
     let together = (TASK / 4).div_ceil((rows * inner * PANEL).max(1));
     if together >= panels {
         return (0..panels).for_each(work);
@@ -502,8 +502,18 @@ mod tests {
 
     #[test]
     fn products_of_all_shapes_and_directions_are_the_definition() {
-        let shapes =
-            [(1, 1, 1), (8, 32, 4), (13, 45, 7), (70, 96, 33), (5, 7, STEPS + 9), (300, 40, 64), (3, 5, 0)];
+        let shapes = [
+            (1, 1, 1),
+            (8, 32, 4),
+            (13, 45, 7),
+            (70, 96, 33),
+            (5, 7, STEPS + 9),
+            (300, 40, 64),
+            (3, 5, 0),
+            (1, 1600, 600),
+            (9, 700, 300),
+            (300, 70, 600),
+        ];
         for (rows, columns, inner) in shapes {
             let (a, b) = (numbers(rows * inner, 1), numbers(inner * columns, 2));
             let before = numbers(rows * columns, 3);

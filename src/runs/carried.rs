@@ -127,17 +127,16 @@ fn referred(
         _ => {}
     }
     // A value that the loop carries, before this round.
-    if let (Some((step, round)), None) = (scope.round, output) {
-        if step["carry"].get(reference).is_some() {
-            if round == 1 || step["next"].get(reference).is_none() {
-                let first = step["carry"][reference].as_str().unwrap_or_default();
-                return referred(run, outer, first, depth + 1);
-            }
-            let path = scope.prefix.strip_suffix(&format!("[{round}]/")).unwrap_or(&scope.prefix);
-            let before = inner(path, step, round - 1).context("a loop has stages")?;
-            let scopes: Vec<Scope> = outer.iter().cloned().chain([before]).collect();
-            return after_round(run, &scopes, reference, depth + 1);
+    if let (Some((step, round)), None) = (scope.round, output)
+        && let Some(first) = step["carry"].get(reference)
+    {
+        if round == 1 || step["next"].get(reference).is_none() {
+            return referred(run, outer, first.as_str().unwrap_or_default(), depth + 1);
         }
+        let path = scope.prefix.strip_suffix(&format!("[{round}]/")).unwrap_or(&scope.prefix);
+        let before = inner(path, step, round - 1).context("a loop has stages")?;
+        let scopes: Vec<Scope> = outer.iter().cloned().chain([before]).collect();
+        return after_round(run, &scopes, reference, depth + 1);
     }
     referred(run, outer, reference, depth + 1)
 }

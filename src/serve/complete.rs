@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -14,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::Shared;
 use super::answer::{self, Envelope, Told, failed};
-use super::error::{ApiError, Result};
+use super::error::{ApiError, Json, Result};
 use super::models::{Loaded, Served};
 use super::request::{Asked, Completions, Prompt};
 use super::text::TextStream;

@@ -1,9 +1,17 @@
 //! Errors as OpenAI's clients read them.
 
-use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
+
+/// A JSON answer.
+pub(crate) struct Json(pub Value);
+
+impl IntoResponse for Json {
+    fn into_response(self) -> Response {
+        ([(header::CONTENT_TYPE, "application/json")], self.0.to_string()).into_response()
+    }
+}
 
 /// An answer other than success.
 #[derive(Debug)]
@@ -120,7 +128,7 @@ impl ApiError {
     }
 
     /// The body of the answer.
-    pub(crate) fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> Value {
         let (message, param) = (&self.message, &self.param);
         json!({ "error": { "message": message, "type": self.kind(), "param": param, "code": self.code } })
     }

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
@@ -206,6 +207,8 @@ async fn run(
         next: AtomicU64::new(0),
     });
     listening(address);
+    // Each token of a stream is sent at once.
+    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
     let told = Arc::new(Notify::new());
     let until: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = {
         let told = told.clone();
@@ -234,10 +237,9 @@ async fn run(
     }
     shared.enter(Phase::Stopping);
     told.notify_one();
-    match tokio::time::timeout(options.grace, answering).await {
-        Ok(ended) => ended.context("the server failed")?.context("the server failed")?,
-        // Their clients see the connection end.
-        Err(_) => {}
+    // After that, their clients see the connection end.
+    if let Ok(ended) = tokio::time::timeout(options.grace, answering).await {
+        ended.context("the server failed")?.context("the server failed")?;
     }
     shared.jobs.lock().unwrap_or_else(|error| error.into_inner()).take();
     Ok(())

@@ -39,7 +39,7 @@ pub(crate) struct Served {
 
 pub(crate) enum Kind {
     Decoder(Box<Loaded>),
-    Encoder(Embedder),
+    Encoder(Box<Embedder>),
 }
 
 /// A decoder with its tokenizer.
@@ -134,7 +134,12 @@ impl Models {
         };
         if path.is_dir() && Embedder::is_in(path) {
             let digest = Digest::of_file(&path.join("model.safetensors"))?;
-            return Ok(served(digest, digest, None, Kind::Encoder(Embedder::load(path, &self.compute)?)));
+            return Ok(served(
+                digest,
+                digest,
+                None,
+                Kind::Encoder(Box::new(Embedder::load(path, &self.compute)?)),
+            ));
         }
         ensure!(model::is_there(path)?, "there is no {} (triplay does not download models)", path.display());
         let has_adapter = model::is_there(&path.join(ADAPTER))?;

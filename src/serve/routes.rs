@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{MatchedPath, Query, Request, State};
 use axum::http::{HeaderMap, Method, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::answer::{failed, usage};
 use super::complete::complete;
-use super::error::{ApiError, Result};
+use super::error::{ApiError, Json, Result};
 use super::models::{Kind, NamedModel, Served};
 use super::request::{
     Completions, Detokenize, Encoding, Fields, LoadAdapter, Prompt, Tokenized, UnloadAdapter, embeddings,
@@ -42,7 +42,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(metrics))
         .route("/tokenizer_info", get(tokenizer_info))
         .route("/v1/models", get(models))
-        .route("/v1/models/{name}", get(one_model))
+        .route("/v1/models/{*name}", get(one_model))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat))
         .route("/v1/embeddings", post(embed))
@@ -125,7 +125,7 @@ async fn health(State(shared): State<Arc<Shared>>) -> Response {
     (axum::http::StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": status }))).into_response()
 }
 
-async fn version(State(shared): State<Arc<Shared>>) -> Json<Value> {
+async fn version(State(shared): State<Arc<Shared>>) -> Json {
     let compute = shared.models.compute().to_string();
     Json(json!({ "server": "triplay", "version": env!("CARGO_PKG_VERSION"), "compute": compute }))
 }
@@ -147,7 +147,7 @@ fn described(served: &Served) -> Value {
     })
 }
 
-async fn models(State(shared): State<Arc<Shared>>) -> Result<Json<Value>> {
+async fn models(State(shared): State<Arc<Shared>>) -> Result<Json> {
     shared.ensure_serving()?;
     let data: Vec<Value> = shared.models.all().iter().map(|served| described(served)).collect();
     Ok(Json(json!({ "object": "list", "data": data })))
@@ -156,8 +156,9 @@ async fn models(State(shared): State<Arc<Shared>>) -> Result<Json<Value>> {
 async fn one_model(
     State(shared): State<Arc<Shared>>,
     axum::extract::Path(name): axum::extract::Path<String>,
-) -> Result<Json<Value>> {
-    Ok(Json(described(&*shared.model(Some(&name))?)))
+) -> Result<Json> {
+    let served = shared.model(Some(&name))?;
+    Ok(Json(described(&served)))
 }
 
 async fn completions(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Body) -> Result<Response> {
@@ -183,7 +184,7 @@ fn tokenizer(served: &Served) -> Result<&model::Tokenizer> {
     }
 }
 
-async fn embed(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Body) -> Result<Json<Value>> {
+async fn embed(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Body) -> Result<Json> {
     shared.ensure_serving()?;
     let fields = embeddings(&body(&headers, sent).await?)?;
     let served = shared.model(fields.model.as_deref())?;
@@ -223,9 +224,10 @@ async fn embed(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Body
         }
     }
     let inputs = if texts.is_empty() { Inputs::Rows(rows) } else { Inputs::Texts(texts) };
+    let count = inputs.len();
     let (reply, vectors) = oneshot::channel();
     let name = served.name.clone();
-    shared.enqueue(0, Job::Embed(served, inputs, reply))?;
+    shared.enqueue(count, Job::Embed(served, inputs, reply))?;
     let vectors = vectors.await.map_err(|_| ApiError::unavailable("the server is stopping"))?;
     let vectors = vectors.map_err(ApiError::failed)?;
     let written = |vector: &Vec<f32>| match fields.encoding_format {
@@ -243,7 +245,7 @@ async fn embed(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Body
     Ok(Json(json!({ "object": "list", "data": data, "model": name, "usage": usage(tokens, 0) })))
 }
 
-async fn tokens(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Body) -> Result<Json<Value>> {
+async fn tokens(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Body) -> Result<Json> {
     let asked = tokenize(&body(&headers, sent).await?)?;
     let served = shared.model(asked.model.as_deref())?;
     let tokenizer = tokenizer(&served)?;
@@ -257,11 +259,7 @@ async fn tokens(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Bod
     Ok(Json(json!({ "count": tokens.len(), "max_model_len": longest, "tokens": tokens, "token_strs": null })))
 }
 
-async fn detokenized(
-    State(shared): State<Arc<Shared>>,
-    headers: HeaderMap,
-    sent: Body,
-) -> Result<Json<Value>> {
+async fn detokenized(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Body) -> Result<Json> {
     let asked: Detokenize = Fields::read(&body(&headers, sent).await?)?.rest()?;
     let served = shared.model(asked.model.as_deref())?;
     let text = tokenizer(&served)?.decode(&asked.tokens).map_err(failed)?;
@@ -276,7 +274,7 @@ struct OfModel {
 }
 
 /// tokenizer_config.json with its chat template, as vLLM tells it.
-async fn tokenizer_info(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Json<Value>> {
+async fn tokenizer_info(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Json> {
     let Ok(Query(OfModel { model })) = Query::try_from_uri(&uri) else {
         return Err(ApiError::malformed("the query may only have `model`"));
     };

@@ -57,6 +57,15 @@ pub(crate) enum Inputs {
     Rows(Vec<Vec<u32>>),
 }
 
+impl Inputs {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Inputs::Texts(texts) => texts.len(),
+            Inputs::Rows(rows) => rows.len(),
+        }
+    }
+}
+
 type Vectors = Result<Vec<Vec<f32>>, String>;
 
 /// Work for a model.
@@ -195,7 +204,7 @@ impl Worker {
             lane.waiting.retain(|active| !is_gone(active));
             metrics.waiting.fetch_sub(before - lane.waiting.len(), Relaxed);
             metrics.gone.fetch_add((before - lane.waiting.len()) as u64, Relaxed);
-            if lane.batch.rows_mut().iter().any(|active| is_gone(active)) {
+            if lane.batch.rows_mut().iter().any(is_gone) {
                 let before = lane.batch.len();
                 let kept = lane.batch.retain(|active| !is_gone(active));
                 metrics.gone.fetch_add((before - lane.batch.len()) as u64, Relaxed);
@@ -276,36 +285,26 @@ impl Worker {
     /// Embeds some more of what is asked.
     fn embed(&mut self) {
         let Some(first) = self.embeddings.front_mut() else { return };
-        if first.reply.is_closed() {
-            self.embeddings.pop_front();
-            return;
-        }
-        let from = first.done.len();
-        let (vectors, count) = match &first.inputs {
-            Inputs::Texts(texts) => {
-                let some = &texts[from..(from + EMBEDDED_AT_ONCE).min(texts.len())];
-                (embed_texts(&first.served.kind, some), texts.len())
-            }
-            Inputs::Rows(rows) => {
-                let some = &rows[from..(from + EMBEDDED_AT_ONCE).min(rows.len())];
-                (embed_rows(&first.served.kind, some), rows.len())
-            }
+        let (from, count) = (first.done.len(), first.inputs.len());
+        let some = from..(from + EMBEDDED_AT_ONCE).min(count);
+        let vectors = match &first.inputs {
+            _ if first.reply.is_closed() => Ok(Vec::new()),
+            Inputs::Texts(texts) => embed_texts(&first.served.kind, &texts[some]),
+            Inputs::Rows(rows) => embed_rows(&first.served.kind, &rows[some]),
         };
-        match vectors {
+        let failure = match vectors {
             Ok(vectors) => {
                 first.done.extend(vectors);
-                if first.done.len() < count {
+                if first.done.len() < count && !first.reply.is_closed() {
                     return;
                 }
-                if let Some(done) = self.embeddings.pop_front() {
-                    let _ = done.reply.send(Ok(done.done));
-                }
+                None
             }
-            Err(error) => {
-                if let Some(failed) = self.embeddings.pop_front() {
-                    let _ = failed.reply.send(Err(error.to_string()));
-                }
-            }
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(ended) = self.embeddings.pop_front() {
+            self.metrics.waiting.fetch_sub(count, Relaxed);
+            let _ = ended.reply.send(failure.map_or(Ok(ended.done), Err));
         }
     }
 }
@@ -336,10 +335,10 @@ impl Lane {
         for active in self.batch.rows_mut() {
             active.send(Event::Failed(error.to_string()));
         }
-        if let Some(loaded) = self.served.decoder() {
-            if let Ok(batch) = Batch::new(&loaded.decoder, loaded.longest) {
-                self.batch = batch;
-            }
+        if let Some(loaded) = self.served.decoder()
+            && let Ok(batch) = Batch::new(&loaded.decoder, loaded.longest)
+        {
+            self.batch = batch;
         }
     }
 }

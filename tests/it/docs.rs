@@ -45,6 +45,11 @@ fn the_page_on_data_says_what_is_true() {
 }
 
 #[test]
+fn the_page_on_serving_says_what_is_true() {
+    says_what_is_true("docs/serving.md", 6);
+}
+
+#[test]
 #[ignore = "needs triplay-query"]
 fn the_page_on_results_says_what_is_true() {
     says_what_is_true("docs/results.md", 10);

@@ -28,6 +28,7 @@ const WITHIN: &[(&str, &[&str])] = &[
     ("parquet", &["data"]),
     ("candle-", &["ops", "model", "optim", "rollout", "grpo", "stages", "cli"]),
     ("polars", &["query"]),
+    ("axum", &["serve"]),
 ];
 
 /// The crates that a manifest names, those of its tests too.
