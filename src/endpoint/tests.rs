@@ -551,9 +551,15 @@ fn vllm_and_triplay_score_texts_after_the_prompts_tokens() {
                 ok(json!({ "tokens": [1, 2, if got.body["prompt"] == "<1 2>yes" { 7 } else { 8 }] }))
             }
             "/detokenize" => ok(json!({ "prompt": "<1 2>" })),
-            _ => ok(json!({ "model": "frost", "choices": [
-                { "index": 1, "prompt_logprobs": of([1, 2, 8], -2.0) }, { "index": 0, "prompt_logprobs": of([1, 2, 7], -0.5) },
-            ] })),
+            _ => {
+                let prompts = got.body["prompt"].as_array().unwrap().iter().enumerate();
+                let choice = |(index, ids): (usize, &Value)| {
+                    let last = ids[2].as_u64().unwrap();
+                    json!({ "index": index, "prompt_logprobs": of([1, 2, last], if last == 7 { -0.5 } else { -2.0 }) })
+                };
+                let choices: Vec<Value> = prompts.map(choice).rev().collect();
+                ok(json!({ "model": "frost", "choices": choices }))
+            }
         })
     };
     let choose = |temperature| Choose {
@@ -562,7 +568,10 @@ fn vllm_and_triplay_score_texts_after_the_prompts_tokens() {
         temperature,
         seed: Seed::from_u64(SEED),
     };
-    for (owner, temperature, sent) in [("triplay", 0.7, 0.7), ("vllm", 0.0, 1.0)] {
+    let together = json!([[1, 2, 7], [1, 2, 8]]);
+    for (owner, temperature, sent, prompts) in
+        [("triplay", 0.7, 0.7, together), ("vllm", 0.0, 1.0, json!([[1, 2, 7]]))]
+    {
         let server = serve(owner);
         let endpoint = opened(&server.url, json!({ "requests": 1 }));
         let mut answers = Vec::new();
@@ -576,10 +585,7 @@ fn vllm_and_triplay_score_texts_after_the_prompts_tokens() {
         assert_eq!((&answers[0].ids, &answers[0].prompt_ids), (&vec![vec![7], vec![8]], &vec![1, 2]));
         assert_eq!(answers[0], answers[1]);
         let scored = server.bodies("/v1/completions");
-        assert_eq!(
-            (&scored[0]["prompt"], &scored[0]["temperature"]),
-            (&json!([[1, 2, 7], [1, 2, 8]]), &json!(sent))
-        );
+        assert_eq!((&scored[0]["prompt"], &scored[0]["temperature"]), (&prompts, &json!(sent)));
         assert_eq!(
             server.bodies("/detokenize").len(),
             2,
