@@ -19,6 +19,9 @@ use super::trouble::{Lack, Trouble, words};
 /// The first wait after a failure, and the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
+/// The longest wait while the server answers other requests.
+const BRIEF: Duration = Duration::from_secs(1);
+
 /// Why a row has no answer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Failure {
@@ -116,6 +119,7 @@ impl Call {
                 return Err(Failure::Stopped);
             }
             let turn = server.pace.turn(expected).await;
+            let asked = Instant::now();
             let sent = server.http.send(url, Some(bytes.clone())).await;
             Counts::add(&server.counts.requests, 1);
             match self.outcome(url, body, sent) {
@@ -141,8 +145,10 @@ impl Call {
                     let begun = *first.get_or_insert_with(Instant::now);
                     // While others are answered, a server that is only busy is waited for.
                     let since = if overloaded { begun.max(server.last_answer()) } else { begun };
-                    let pause = after.unwrap_or_default().max(jittered(wait));
-                    wait = (wait * 2).min(BACK_OFF.1);
+                    let pause = after.map_or(jittered(wait), |after| after + jittered(BACK_OFF.0));
+                    // A server that answers others is back soon.
+                    let longest = if server.last_answer() >= asked { BRIEF } else { BACK_OFF.1 };
+                    wait = (wait * 2).min(longest);
                     if since.elapsed() + pause > server.retry {
                         let url = server.base.to_string();
                         return Err(Trouble::Exhausted { url, after: since.elapsed(), why }.into());

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use store::{Digest, is_sealed, read, seal};
@@ -79,7 +80,8 @@ impl Journal {
         let trouble = |error: io::Error| Trouble::journal(&path, &error);
         std::fs::create_dir_all(folder).map_err(trouble)?;
         let file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(trouble)?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        // On a file system without locks, that one process at a time computes a key has to do.
+        if flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
             return Err(Trouble::journal(&path, &"another process writes it"));
         }
         let state = scan(&file).map_err(trouble)?;

@@ -16,6 +16,8 @@ mod question;
 mod rows;
 mod sample;
 mod score;
+#[cfg(test)]
+mod scripted;
 mod served;
 mod server;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use store::{Digest, canonical_digest};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 use super::call::{Call, Counts, Failure};
 use super::endpoint::Endpoint;
@@ -68,12 +68,15 @@ impl<A> Window<A> {
     }
 }
 
-/// Ends the tasks of an asking, however it ends.
-struct Tasks(Vec<AbortHandle>);
+/// Ends the tasks of an asking, however it ends, so that none of them still has the server afterwards.
+struct Tasks(Vec<JoinHandle<()>>);
 
 impl Drop for Tasks {
     fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
+        self.0.iter().for_each(JoinHandle::abort);
+        for task in self.0.drain(..) {
+            let _ = runtime().block_on(task);
+        }
     }
 }
 
@@ -153,7 +156,7 @@ impl Endpoint {
                 if tasks.0.len() >= 2 * most {
                     tasks.0.retain(|task| !task.is_finished());
                 }
-                tasks.0.push(task.abort_handle());
+                tasks.0.push(task);
                 under_way += 1;
             }
             while let Some((row, answer)) = window.take() {

@@ -78,6 +78,7 @@ fn crates_use_only_those_below() {
 const PAST_OUTPUT: &[(&str, &str)] = &[
     ("src/cli/progress.rs", "bars are drawn by indicatif; what is not ours in them goes through `output`"),
     ("src/supervise/supervisor.rs", "its standard output and error are pipes to triplay"),
+    ("src/endpoint/tests/processes.rs", "a test program, whose words go to `cargo test` and to itself"),
 ];
 
 /// Calls that write there, and those that a file with the macros of `output` must not use.
