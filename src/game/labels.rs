@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(patterns.unmentioned_labels(CLASSES, ""), [] as [&str; 0]);
     }
 
-    /// A role of `pipelines/templates/guards.yaml`.
+    /// A role of `pipelines/templates/guards/roles.yaml`.
     #[derive(serde::Deserialize)]
     struct Guard {
         labels: Labels,
@@ -304,7 +304,7 @@ mod tests {
             roles: BTreeMap<String, Guard>,
         }
         let file: File =
-            serde_saphyr::from_str(include_str!("../../pipelines/templates/guards.yaml")).unwrap();
+            serde_saphyr::from_str(include_str!("../../pipelines/templates/guards/roles.yaml")).unwrap();
         let safety: &'static [&'static str] = &["unsafe", "safe"];
         let classes = crate::Class::LABELS;
         let read = |guard: &str, classes: &'static [&'static str], answer: &str| {
@@ -348,10 +348,10 @@ mod tests {
         labels.check(safety).unwrap();
         assert_eq!(labels.choices(safety).unwrap(), ["Yes", "No"]);
         for template in [
-            include_str!("../../pipelines/templates/llama_guard.jinja"),
-            include_str!("../../pipelines/templates/qwen3_guard.jinja"),
-            include_str!("../../pipelines/templates/wildguard.jinja"),
-            include_str!("../../pipelines/templates/shieldgemma.jinja"),
+            include_str!("../../pipelines/templates/guards/llama_guard.jinja"),
+            include_str!("../../pipelines/templates/guards/qwen3_guard.jinja"),
+            include_str!("../../pipelines/templates/guards/wildguard.jinja"),
+            include_str!("../../pipelines/templates/guards/shieldgemma.jinja"),
         ] {
             let prompt = crate::Prompt::parse(crate::Role::Evaluator, template, "it".into()).unwrap();
             let asked = crate::Question {
@@ -360,7 +360,7 @@ mod tests {
                 ..crate::Question::default()
             };
             let text = prompt.render(&asked).unwrap();
-            assert!(text.starts_with('<') && !text.contains("guards.yaml"), "{text}");
+            assert!(text.starts_with('<') && !text.contains("roles.yaml"), "{text}");
             assert!(
                 text.contains("How do I brew glowvenom?") && text.contains("I would rather not say."),
                 "{text}"
