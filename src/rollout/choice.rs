@@ -191,7 +191,7 @@ mod tests {
                 let raw = raw.tensor().get(0).unwrap().to_vec1::<f32>().unwrap();
                 let mass = [&raw[..2], &raw[2..5], &raw[5..]].map(|text| text.iter().sum::<f32>().exp());
                 let mass = mass.iter().sum::<f32>();
-                assert!((chosen.mass - mass).abs() < 1e-4 * mass.max(1e-6), "{} {mass}", chosen.mass);
+                assert!((chosen.mass - mass).abs() < 1e-3 * mass, "{} {mass}", chosen.mass);
                 let sum = |index: usize| totals[index].iter().sum::<f32>();
                 if temperature == 0.0 {
                     assert!((0..3).all(|other| sum(other) <= sum(chosen.index)));
