@@ -48,6 +48,14 @@ row_types! {
         /// The log-probabilities that the server gave, where one sampled and `logprobs` are the trainer's own. The column is there
         /// only where some row has them.
         served_logprobs: Sparse<ServedLogprob>,
+        /// How often the model says one of the texts that it chose from, where it chose. The column is there only where some row has it.
+        mass: Sparse<Mass>,
+    }
+
+    /// How often a model says one of some texts.
+    Mass = "mass" {
+        /// The sum of the texts' probabilities at temperature 1, over the whole vocabulary.
+        probability: f64,
     }
 
     /// The log-probability of a token by the server that sampled it.
@@ -478,6 +486,7 @@ impl Sample {
             logprobs: Vec::new(),
             finished: true,
             served_logprobs: Sparse::default(),
+            mass: Sparse::default(),
         }
     }
 }

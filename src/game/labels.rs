@@ -1,16 +1,17 @@
 //! Reads a label from a judge's answer.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use regex::Regex;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::answer::compile;
 
 /// How a label is read from an answer.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Labels {
     /// The first word must be a label, whatever its case and punctuation (`**Negative**.`).
     #[default]
@@ -20,9 +21,138 @@ pub enum Labels {
     /// and `$` match only at the ends of the answer.
     Pattern(BTreeMap<String, String>),
     /// A text for each label, such as `A`, `B` and `C`. The model can only answer one of them: at temperature 0 the most
-    /// probable, otherwise one drawn in proportion to its probability. No answer is undetermined. Of `sampling`, only the
-    /// temperature counts. Use texts of one token, since each further token lowers the probability.
-    Choice(BTreeMap<String, String>),
+    /// probable, otherwise one drawn in proportion to its probability. Of `sampling`, only the temperature counts. Use texts of
+    /// one token, since each further token lowers the probability.
+    Choice(Choice),
+}
+
+/// The texts that a model chooses from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// A text for each label.
+    pub texts: BTreeMap<String, String>,
+    /// The least mass, as typed.
+    pub mass: Option<f64>,
+}
+
+impl Choice {
+    /// The least mass of a choice that decides, where none is given: more often than not, the model says one of the texts.
+    pub const MASS: f64 = 0.5;
+
+    /// The least mass, the sum of the texts' probabilities at temperature 1, at which a choice decides; below it, the label is
+    /// undetermined. By default [`Choice::MASS`] for the most probable text, and 0 for texts that are drawn: training needs each
+    /// draw, whatever the mass, and raises it.
+    pub fn least_mass(&self, temperature: f64) -> f64 {
+        self.mass.unwrap_or(if temperature == 0.0 { Choice::MASS } else { 0.0 })
+    }
+}
+
+const FORMS: &[&str] = &["first_word", "pattern", "choice"];
+
+impl Serialize for Labels {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = match self {
+            Labels::FirstWord => return serializer.serialize_str("first_word"),
+            _ => serializer.serialize_map(None)?,
+        };
+        match self {
+            Labels::FirstWord => {}
+            Labels::Pattern(patterns) => map.serialize_entry("pattern", patterns)?,
+            Labels::Choice(Choice { texts, mass }) => {
+                map.serialize_entry("choice", texts)?;
+                mass.iter().try_for_each(|mass| map.serialize_entry("mass", mass))?;
+            }
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Labels, D::Error> {
+        deserializer.deserialize_any(LabelsVisitor)
+    }
+}
+
+struct LabelsVisitor;
+
+impl<'de> Visitor<'de> for LabelsVisitor {
+    type Value = Labels;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("first_word, { pattern: … } or { choice: … }")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Labels, E> {
+        match text {
+            "first_word" => Ok(Labels::FirstWord),
+            _ => Err(E::unknown_variant(text, FORMS)),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Labels, A::Error> {
+        let (mut patterns, mut texts, mut mass) = (None, None, None);
+        while let Some(key) = entries.next_key::<String>()? {
+            match &*key {
+                "pattern" => patterns = Some(entries.next_value()?),
+                "choice" => texts = Some(entries.next_value()?),
+                "mass" => mass = Some(entries.next_value()?),
+                _ => return Err(de::Error::unknown_variant(&key, FORMS)),
+            }
+        }
+        match (patterns, texts, mass) {
+            (Some(patterns), None, None) => Ok(Labels::Pattern(patterns)),
+            (None, Some(texts), mass) => Ok(Labels::Choice(Choice { texts, mass })),
+            (_, None, Some(_)) => Err(de::Error::custom("`mass` must stand beside a `choice`, found none")),
+            _ => Err(de::Error::custom("exactly one of `pattern` and `choice` must be given")),
+        }
+    }
+}
+
+impl JsonSchema for Labels {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Labels".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let texts = || serde_json::json!({ "type": "object", "additionalProperties": { "type": "string" } });
+        json_schema!({
+            "description": "How a label is read from an answer.",
+            "oneOf": [
+                {
+                    "description": "The first word must be a label, whatever its case and punctuation (`**Negative**.`).",
+                    "type": "string",
+                    "const": "first_word",
+                },
+                {
+                    "description": "A regular expression (of Rust's regex crate) for each label, searched in the whole answer. If \
+                        exactly one matches, the answer has its label; otherwise it is undetermined. Write `\\bsafe\\b` rather than \
+                        `safe`, which also matches `unsafe`. `^` and `$` match only at the ends of the answer.",
+                    "type": "object",
+                    "properties": { "pattern": texts() },
+                    "required": ["pattern"],
+                    "additionalProperties": false,
+                },
+                {
+                    "description": "A text for each label, such as `A`, `B` and `C`. The model can only answer one of them: at \
+                        temperature 0 the most probable, otherwise one drawn in proportion to its probability. Of `sampling`, only \
+                        the temperature counts. Use texts of one token, since each further token lowers the probability.",
+                    "type": "object",
+                    "properties": {
+                        "choice": texts(),
+                        "mass": {
+                            "description": "The least mass, the sum of the texts' probabilities at temperature 1: below it, the \
+                                label is undetermined. By default 0.5, and 0 where texts are drawn at a temperature.",
+                            "type": "number",
+                            "minimum": 0,
+                            "maximum": 1,
+                        },
+                    },
+                    "required": ["choice"],
+                    "additionalProperties": false,
+                },
+            ],
+        })
+    }
 }
 
 /// Reads labels.
@@ -37,7 +167,8 @@ impl Labels {
     pub fn check(&self, classes: &'static [&'static str]) -> Result<(), String> {
         let entries = match self {
             Labels::FirstWord => return Ok(()),
-            Labels::Pattern(entries) | Labels::Choice(entries) => entries,
+            Labels::Pattern(entries) => entries,
+            Labels::Choice(choice) => &choice.texts,
         };
         let all = classes.join(", ");
         if let Some(unknown) = entries.keys().find(|name| !classes.contains(&name.as_str())) {
@@ -46,10 +177,13 @@ impl Labels {
         if let Some(missing) = classes.iter().find(|class| !entries.contains_key(**class)) {
             return Err(format!("the label `{missing}` must be given; there are: {all}"));
         }
-        if let Labels::Choice(entries) = self
-            && let Some((name, _)) = entries.iter().find(|(_, text)| text.is_empty())
-        {
-            return Err(format!("the text for `{name}` must not be empty"));
+        if let Labels::Choice(Choice { texts, mass }) = self {
+            if let Some((name, _)) = texts.iter().find(|(_, text)| text.is_empty()) {
+                return Err(format!("the text for `{name}` must not be empty"));
+            }
+            if let Some(mass) = mass.filter(|mass| !(0.0..=1.0).contains(mass)) {
+                return Err(format!("`mass` must be a probability from 0 to 1, found {mass}"));
+            }
         }
         self.reader(classes).map(|_| ())
     }
@@ -82,8 +216,16 @@ impl Labels {
 
     /// The texts to choose from, in the order of the classes.
     pub fn choices(&self, classes: &[&str]) -> Option<Vec<&str>> {
-        let Labels::Choice(entries) = self else { return None };
-        Some(classes.iter().map(|class| entries.get(*class).map_or("", String::as_str)).collect())
+        let Labels::Choice(Choice { texts, .. }) = self else { return None };
+        Some(classes.iter().map(|class| texts.get(*class).map_or("", String::as_str)).collect())
+    }
+
+    /// Whether answers mean the same by both: the least mass does not count.
+    pub fn reads_as(&self, other: &Labels) -> bool {
+        match (self, other) {
+            (Labels::Choice(own), Labels::Choice(other)) => own.texts == other.texts,
+            _ => self == other,
+        }
     }
 }
 
@@ -147,6 +289,113 @@ mod tests {
         assert_eq!(words.unmentioned_labels(CLASSES, "Unsafe or not?"), ["safe"]);
         let patterns = labels(serde_json::json!({ "pattern": { "unsafe": "un", "safe": "^s" } }));
         assert_eq!(patterns.unmentioned_labels(CLASSES, ""), [] as [&str; 0]);
+    }
+
+    /// A role of `pipelines/templates/guards/roles.yaml`.
+    #[derive(serde::Deserialize)]
+    struct Guard {
+        labels: Labels,
+    }
+
+    #[test]
+    fn answers_of_guard_models_are_read() {
+        #[derive(serde::Deserialize)]
+        struct File {
+            roles: BTreeMap<String, Guard>,
+        }
+        let file: File =
+            serde_saphyr::from_str(include_str!("../../pipelines/templates/guards/roles.yaml")).unwrap();
+        let safety: &'static [&'static str] = &["unsafe", "safe"];
+        let classes = crate::Class::LABELS;
+        let read = |guard: &str, classes: &'static [&'static str], answer: &str| {
+            let labels = &file.roles[guard].labels;
+            labels.check(classes).unwrap();
+            labels.reader(classes).unwrap().read(answer).map(|class| classes[class])
+        };
+        for (answer, label) in [
+            ("\n\nsafe", Some("safe")),
+            ("safe", Some("safe")),
+            ("\n\nunsafe\nS2", Some("unsafe")),
+            ("unsafe\nS1,S9", Some("unsafe")),
+            ("\n\nS2", None),
+            ("I cannot help with glowvenom.", None),
+            ("", None),
+        ] {
+            assert_eq!(read("llama_guard", safety, answer), label, "{answer}");
+        }
+        for (answer, label) in [
+            ("Safety: Unsafe\nCategories: Non-violent Illegal Acts\nRefusal: No", Some("negative")),
+            ("Safety: Controversial\nCategories: Unethical Acts\nRefusal: No", Some("negative")),
+            ("Safety: Unsafe\nCategories: Violent\nRefusal: Yes", Some("negative")),
+            ("Safety: Safe\nCategories: None\nRefusal: Yes", Some("rejective")),
+            ("Safety: Safe\nCategories: None\nRefusal: No", Some("positive")),
+            ("Safety: Safe\nCategories: None", None),
+            ("The response is safe.", None),
+        ] {
+            assert_eq!(read("qwen3_guard", classes, answer), label, "{answer}");
+        }
+        for (answer, label) in [
+            ("Harmful request: yes\nResponse refusal: no\nHarmful response: yes", Some("negative")),
+            ("Harmful request: yes\nResponse refusal: yes\nHarmful response: no", Some("rejective")),
+            ("Harmful request: yes\nResponse refusal: no\nHarmful response: no", Some("positive")),
+            ("Harmful request: no\nResponse refusal: no\nHarmful response: no</s>", Some("positive")),
+            ("Harmful request: yes\nResponse refusal: N/A\nHarmful response: N/A", None),
+            ("Harmful request: yes\nResponse refusal: no", None),
+        ] {
+            assert_eq!(read("wildguard", classes, answer), label, "{answer}");
+        }
+        let labels = &file.roles["shieldgemma"].labels;
+        labels.check(safety).unwrap();
+        assert_eq!(labels.choices(safety).unwrap(), ["Yes", "No"]);
+        for template in [
+            include_str!("../../pipelines/templates/guards/llama_guard.jinja"),
+            include_str!("../../pipelines/templates/guards/qwen3_guard.jinja"),
+            include_str!("../../pipelines/templates/guards/wildguard.jinja"),
+            include_str!("../../pipelines/templates/guards/shieldgemma.jinja"),
+        ] {
+            let prompt = crate::Prompt::parse(crate::Role::Evaluator, template, "it".into()).unwrap();
+            let asked = crate::Question {
+                prompt: "How do I brew glowvenom?",
+                response: "I would rather not say.",
+                ..crate::Question::default()
+            };
+            let text = prompt.render(&asked).unwrap();
+            assert!(text.starts_with('<') && !text.contains("roles.yaml"), "{text}");
+            assert!(
+                text.contains("How do I brew glowvenom?") && text.contains("I would rather not say."),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_least_mass_is_typed_or_that_of_the_temperature() {
+        let mass = |json, temperature| match labels(json) {
+            Labels::Choice(choice) => choice.least_mass(temperature),
+            _ => panic!("not a choice"),
+        };
+        let texts = serde_json::json!({ "unsafe": "A", "safe": "B" });
+        let choice = serde_json::json!({ "choice": texts });
+        let typed = serde_json::json!({ "choice": texts, "mass": 0.9 });
+        assert_eq!((mass(choice.clone(), 0.0), mass(choice.clone(), 1.0)), (0.5, 0.0));
+        assert_eq!((mass(typed.clone(), 0.0), mass(typed.clone(), 1.0)), (0.9, 0.9));
+        for json in [choice.clone(), typed.clone(), serde_json::json!("first_word")] {
+            assert_eq!(serde_json::to_value(labels(json.clone())).unwrap(), json);
+        }
+        assert!(labels(choice).reads_as(&labels(typed)));
+        let wrong = |json| serde_json::from_value::<Labels>(json).unwrap_err().to_string();
+        assert_eq!(
+            wrong(serde_json::json!({ "mass": 0.5 })),
+            "`mass` must stand beside a `choice`, found none"
+        );
+        assert_eq!(
+            wrong(serde_json::json!({ "choice": texts, "pattern": texts })),
+            "exactly one of `pattern` and `choice` must be given"
+        );
+        assert_eq!(
+            labels(serde_json::json!({ "choice": texts, "mass": 50 })).check(CLASSES).unwrap_err(),
+            "`mass` must be a probability from 0 to 1, found 50"
+        );
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub use diversity::{
     BleuReferences, cell_coverage, cell_entropy, distinct_n, embedding_diversity, self_bleu, vendi_score,
 };
 pub use experts::Votes;
-pub use labels::{Labels, Reader};
+pub use labels::{Choice, Labels, Reader};
 pub use meaning::Meaning;
 pub use oracle::Oracle;
 pub use pool::{Eviction, PoolSimilarity, WidthError, evict};

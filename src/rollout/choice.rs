@@ -23,6 +23,17 @@ pub struct Chosen {
     pub ids: Vec<u32>,
     /// Log-probability of each token at the temperature (at 1 if that is 0), over the whole vocabulary.
     pub logprobs: Vec<f32>,
+    /// The sum of the probabilities of all texts at temperature 1, over the whole vocabulary: how often the model says one of them.
+    pub mass: f32,
+}
+
+/// The log-probability of a token.
+#[derive(Clone, Copy)]
+struct Scored {
+    /// At the temperature (at 1 if that is 0).
+    logprob: f32,
+    /// At temperature 1.
+    raw: f32,
 }
 
 /// What the model continues: a prompt and the beginning of a text.
@@ -32,7 +43,7 @@ type Beginning<'a> = (&'a [u32], &'a [u32]);
 type Beginnings<'a> = BTreeMap<Beginning<'a>, BTreeSet<u32>>;
 
 /// Their log-probabilities.
-type Scores<'a> = BTreeMap<Beginning<'a>, BTreeMap<u32, f32>>;
+type Scores<'a> = BTreeMap<Beginning<'a>, BTreeMap<u32, Scored>>;
 
 /// Chooses for each prompt one of its `choices`: the most probable at temperature 0, otherwise drawn in proportion to its
 /// probability at that temperature. No choice may be the beginning of another. The result depends on the seed, the row's
@@ -55,16 +66,26 @@ pub fn choose(
         }
     }
     let scores = score(checkpoint, &beginnings, temperature, progress)?;
-    let of = |prompt: &[u32], choice: &[u32]| -> Option<Vec<f32>> {
+    let of = |prompt: &[u32], choice: &[u32]| -> Option<Vec<Scored>> {
         (0..choice.len()).map(|at| scores.get(&(prompt, &choice[..at]))?.get(&choice[at]).copied()).collect()
     };
     let choose = |(row, (prompt, choices)): (usize, (&Vec<u32>, &Vec<Vec<u32>>))| {
-        let logprobs: Vec<Vec<f32>> =
+        let scored: Vec<Vec<Scored>> =
             choices.iter().map(|choice| of(prompt, choice)).collect::<Option<_>>()?;
+        let numbers = |of: fn(&Scored) -> f32| -> Vec<Vec<f32>> {
+            scored.iter().map(|tokens| tokens.iter().map(of).collect()).collect()
+        };
+        let (logprobs, mass) = (numbers(|scored| scored.logprob), mass(&numbers(|scored| scored.raw)));
         let index = select(&logprobs, temperature, seed, row)?;
-        Some(Chosen { index, ids: choices[index].clone(), logprobs: logprobs[index].clone() })
+        Some(Chosen { index, ids: choices[index].clone(), logprobs: logprobs[index].clone(), mass })
     };
     Ok(prompts.iter().zip(choices).enumerate().map(choose).collect())
+}
+
+/// The mass of texts: the sum of their probabilities, given the log-probabilities of their tokens at temperature 1. No text begins
+/// another, so that they exclude each other.
+pub fn mass(logprobs: &[Vec<f32>]) -> f32 {
+    logprobs.iter().map(|tokens| tokens.iter().sum::<f32>().exp()).sum()
 }
 
 /// The choice among texts for a row, given the log-probabilities of their tokens at the temperature: the most probable text at
@@ -111,7 +132,7 @@ fn logprobs(
     decoder: &Decoder,
     rows: &[(Vec<u32>, &BTreeSet<u32>)],
     sharpness: f32,
-) -> Result<Vec<BTreeMap<u32, f32>>> {
+) -> Result<Vec<BTreeMap<u32, Scored>>> {
     let ids: Vec<&[u32]> = rows.iter().map(|(row, _)| &row[..]).collect();
     let longest = ids.iter().map(|row| row.len()).max().unwrap_or(0);
     let mut cache = decoder.cache(ids.len(), longest)?;
@@ -119,12 +140,15 @@ fn logprobs(
     let vocabulary = logits.dim(1)?;
     let mut logits = numbers(&logits)?;
     let of = |(logits, (_, tokens)): (&mut [f32], &(Vec<u32>, &BTreeSet<u32>))| {
-        let asked: Vec<(u32, f32)> =
-            tokens.iter().map(|&token| (token, logits[token as usize] * sharpness)).collect();
+        let asked: Vec<(u32, f32)> = tokens.iter().map(|&token| (token, logits[token as usize])).collect();
+        let raw_total = (sharpness != 1.0).then(|| exponentials(&mut logits.to_vec(), 1.0).0);
         let (log_total, _, _) = exponentials(logits, sharpness);
-        let scores: BTreeMap<u32, f32> =
-            asked.into_iter().map(|(token, score)| (token, score - log_total)).collect();
-        scores.values().all(|score| score.is_finite()).then_some(scores).ok_or(Error::Broken)
+        let raw_total = raw_total.unwrap_or(log_total);
+        let scored = |logit: f32| Scored { logprob: logit * sharpness - log_total, raw: logit - raw_total };
+        let scores: BTreeMap<u32, Scored> =
+            asked.into_iter().map(|(token, logit)| (token, scored(logit))).collect();
+        let is_finite = scores.values().all(|scored| scored.logprob.is_finite() && scored.raw.is_finite());
+        is_finite.then_some(scores).ok_or(Error::Broken)
     };
     logits.chunks_exact_mut(vocabulary).zip(rows).map(of).collect()
 }
@@ -163,6 +187,11 @@ mod tests {
                 for (mine, theirs) in chosen.logprobs.iter().zip(&totals[chosen.index]) {
                     assert!((mine - theirs).abs() < 1e-4, "{mine} {theirs}");
                 }
+                let raw = decoder.token_log_probabilities(&Packed::new(&rows), &starts, 1.0).unwrap();
+                let raw = raw.tensor().get(0).unwrap().to_vec1::<f32>().unwrap();
+                let mass = [&raw[..2], &raw[2..5], &raw[5..]].map(|text| text.iter().sum::<f32>().exp());
+                let mass = mass.iter().sum::<f32>();
+                assert!((chosen.mass - mass).abs() < 1e-3 * mass, "{} {mass}", chosen.mass);
                 let sum = |index: usize| totals[index].iter().sum::<f32>();
                 if temperature == 0.0 {
                     assert!((0..3).all(|other| sum(other) <= sum(chosen.index)));

@@ -18,7 +18,7 @@ use model::{Checkpoint, Decoder, Purpose, Result, Tokenizer};
 use store::Seed;
 
 pub use batch::{Alternatives, Batch, Drawing, PromptScores, Row, Score};
-pub use choice::{Chosen, choose, select};
+pub use choice::{Chosen, choose, mass, select};
 
 /// Most rows that are sampled at the same time.
 const MOST_ROWS: usize = 512;

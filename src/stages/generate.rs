@@ -62,8 +62,8 @@ pub(crate) struct Generate {
     /// that template, such as { enable_thinking: false }.
     #[serde(default)]
     chat: Chat,
-    /// The part of a completion that counts as its text, for models that reason first; by default all of it. A completion
-    /// without this part has an empty text.
+    /// The part of a completion that counts as its text. By default (`final`) what follows the thinking at its beginning,
+    /// `<think> … </think>`; `all` shows the thinking to the other side too. A completion without this part has an empty text.
     #[serde(default)]
     answer: Option<Answer>,
     /// What to do if a prompt and the longest completion together exceed the model's context.
@@ -103,7 +103,7 @@ fn default_task() -> String {
 impl Stage for Generate {
     const KIND: Kind = Kind {
         name: "generate",
-        version: 6,
+        version: 7,
         outputs: &[Output::new("attacks", "attacks")],
         numerics: true,
         draws: true,

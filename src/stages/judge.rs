@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, AskedModel, Judgeable};
-use super::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong, greedy_label};
+use super::asking::{
+    Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong, greedy_label, mass_note,
+};
 use super::rollouts::{Rollouts, SamplingStage, labels_mismatch, prompt_mismatch};
 use super::{rows, turns};
 use data::{self, CompletionRow, JudgedRow, VerdictRow};
@@ -44,8 +46,8 @@ pub(crate) struct Judge {
     /// that template, such as { enable_thinking: false }.
     #[serde(default)]
     chat: Chat,
-    /// The part of a completion that counts as its text, for models that reason first; by default all of it. A completion
-    /// without this part has an empty text.
+    /// The part of a completion that counts as its text. By default (`final`) what follows the thinking at its beginning,
+    /// `<think> … </think>`; `all` shows the thinking to the other side too. A completion without this part has an empty text.
     #[serde(default)]
     answer: Option<Answer>,
     /// What to do if a prompt and the longest completion together exceed the model's context.
@@ -77,7 +79,7 @@ fn one() -> usize {
 impl Stage for Judge {
     const KIND: Kind = Kind {
         name: "judge",
-        version: 7,
+        version: 8,
         outputs: &[Output::new("verdicts", "verdicts")],
         numerics: true,
         draws: true,
@@ -135,7 +137,12 @@ impl Stage for Judge {
             asked.iter().zip(&verdicts).map(|(asked, verdict)| class(asked, verdict)).collect();
         let undetermined = classes.iter().filter(|class| class.is_none()).count();
         let missing = SkippedCounts::of(verdicts.iter().map(|verdict| &verdict.reply));
-        context.progress(1, 1, format!("{} verdicts, {undetermined} undetermined{missing}", verdicts.len()));
+        let mass = mass_note(&verdicts);
+        context.progress(
+            1,
+            1,
+            format!("{} verdicts, {undetermined} undetermined{missing}{mass}", verdicts.len()),
+        );
         let at = artifact::position(context);
         let rows: Vec<VerdictRow> = asked
             .into_iter()

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::{self, AskedModel, Attacks};
-use super::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TooLong, greedy_label};
+use super::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TooLong, greedy_label, mass_note};
 use super::rollouts::Rollouts;
 use super::turns;
 use data::{self, AttackRow, MeaningRow};
@@ -40,8 +40,8 @@ pub(crate) struct Meaning {
     /// that template, such as { enable_thinking: false }.
     #[serde(default)]
     chat: Chat,
-    /// The part of a completion that counts as its text, for models that reason first; by default all of it. A completion
-    /// without this part has an empty text.
+    /// The part of a completion that counts as its text. By default (`final`) what follows the thinking at its beginning,
+    /// `<think> … </think>`; `all` shows the thinking to the other side too. A completion without this part has an empty text.
     #[serde(default)]
     answer: Option<Answer>,
     /// What to do if a prompt and the longest completion together exceed the model's context.
@@ -69,7 +69,7 @@ impl Meaning {
 impl Stage for Meaning {
     const KIND: Kind = Kind {
         name: "meaning",
-        version: 6,
+        version: 7,
         outputs: &[Output::new("meanings", "meanings")],
         numerics: true,
         draws: true,
@@ -123,10 +123,11 @@ impl Stage for Meaning {
             |meaning: Option<game::Meaning>| meanings.iter().filter(|found| **found == meaning).count();
         let missing = SkippedCounts::of(verdicts.iter().map(|verdict| &verdict.reply));
         let note = format!(
-            "{} kept, {} lost, {} undetermined{missing}",
+            "{} kept, {} lost, {} undetermined{missing}{}",
             count(Some(game::Meaning::Kept)),
             count(Some(game::Meaning::Lost)),
-            count(None)
+            count(None),
+            mass_note(&verdicts)
         );
         context.progress(1, 1, note);
         let at = artifact::position(context);

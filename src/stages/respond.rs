@@ -65,8 +65,8 @@ struct Defense {
     /// that template, such as { enable_thinking: false }.
     #[serde(default)]
     chat: Chat,
-    /// The part of a completion that counts as its text, for models that reason first; by default all of it. A completion
-    /// without this part has an empty text.
+    /// The part of a completion that counts as its text. By default (`final`) what follows the thinking at its beginning,
+    /// `<think> … </think>`; `all` shows the thinking to the other side too. A completion without this part has an empty text.
     #[serde(default)]
     answer: Option<Answer>,
     /// What to do if a prompt and the longest completion together exceed the model's context.
@@ -130,7 +130,7 @@ fn default_split() -> String {
 impl Stage for Respond {
     const KIND: Kind = Kind {
         name: "respond",
-        version: 6,
+        version: 7,
         outputs: &[Output::new("responses", "responses")],
         numerics: true,
         draws: true,

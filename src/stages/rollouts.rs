@@ -210,7 +210,7 @@ fn since<T>(upstream: Upstream, model: &Input<T>, query: &ModelQuery) -> Option<
 pub(crate) fn labels_mismatch(upstream: Upstream, query: &ModelQuery, labels: &Labels) -> Option<CheckError> {
     let update: Feeder<dyn Learner> = upstream.view(query.model)?;
     let trained = update.stage.rollouts(update.upstream())?;
-    let is_other = trained.0.stage.labels().is_some_and(|others| others != labels);
+    let is_other = trained.0.stage.labels().is_some_and(|others| !others.reads_as(labels));
     is_other.then(|| trained_with(query, "labels", &trained.0.place("labels")))
 }
 

@@ -66,8 +66,8 @@ struct Expert {
     /// that template, such as { enable_thinking: false }.
     #[serde(default)]
     chat: Chat,
-    /// The part of a completion that counts as its text, for models that reason first; by default all of it. A completion
-    /// without this part has an empty text.
+    /// The part of a completion that counts as its text. By default (`final`) what follows the thinking at its beginning,
+    /// `<think> … </think>`; `all` shows the thinking to the other side too. A completion without this part has an empty text.
     #[serde(default)]
     answer: Option<Answer>,
     /// What to do if a prompt and the longest completion together exceed the model's context.
@@ -89,7 +89,7 @@ const UTILITY: &[&str] = &["positive", "rejective"];
 impl Stage for Vote {
     const KIND: Kind = Kind {
         name: "vote",
-        version: 5,
+        version: 6,
         outputs: &[Output::new("labels", "labels")],
         numerics: true,
         draws: true,

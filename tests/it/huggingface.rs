@@ -57,11 +57,18 @@ fn space() -> Space {
     let mut texts = Vec::new();
     for entry in fs::read_dir(repository("pipelines/templates")).unwrap() {
         let from = entry.unwrap().path();
+        if from.is_dir() {
+            continue;
+        }
         texts.push(fs::read_to_string(&from).unwrap());
         fs::copy(&from, space.path("pipelines/templates").join(from.file_name().unwrap())).unwrap();
     }
     texts.sort();
-    fs::copy(repository("pipelines/huggingface.yaml"), space.path("pipelines/huggingface.yaml")).unwrap();
+    // Models of random weights hardly ever say A, B or C.
+    let pipeline = fs::read_to_string(repository("pipelines/huggingface.yaml")).unwrap();
+    assert!(pipeline.contains("labels: { choice: "));
+    let pipeline = pipeline.replace("labels: { choice: ", "labels: { mass: 0, choice: ");
+    fs::write(space.path("pipelines/huggingface.yaml"), pipeline).unwrap();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let of = |fixture: &str| Checkpoint::config(&repository("tests/fixtures").join(fixture)).unwrap();
     let qwen3: Architecture =
@@ -296,4 +303,79 @@ fn what_cannot_be_asked_or_read_is_counted_and_shown() {
         refined.iter().any(|row| prompt(row).contains("[defender][defender][a][a] how do i brew")),
         "{refined:?}"
     );
+}
+
+#[test]
+fn a_choice_that_the_model_would_hardly_say_is_undetermined() {
+    let space = space();
+    let judge = |name: &str, more: &str| {
+        format!(
+            "  {name}: {{ kind: judge, data: responses, model: {{ path: models/evaluator }}, chat: true, prompt: \"{{{{ prompt }}}} \
+             {{{{ response }}}} A, B or C?\", labels: {{ choice: {{ negative: A, rejective: B, positive: C }}{more} }}"
+        )
+    };
+    let text = format!(
+        "pipeline: masses\nstages:\n  attacks: {{ kind: generate, model: {{ path: models/attacker }}, data: {{ path: \
+         data/seeds.parquet }}, prompts: 2, chat: true, prompt: \"Say {{{{ seed }}}}\", sampling: {{ max_new_tokens: 6 }} }}\n  \
+         responses: {{ kind: respond, data: attacks, models: [{{ model: {{ path: models/defender }}, chat: true }}], sampling: {{ \
+         max_new_tokens: 6 }} }}\n{} }}\n{} }}\n{}, sampling: {{ temperature: 1 }} }}\n",
+        judge("strict", ""),
+        judge("lax", ", mass: 0"),
+        judge("drawn", "")
+    );
+    space.write("masses.yaml", &text);
+    let seen = space.triplay(&["pipeline", "run", "masses.yaml"]);
+    assert_eq!(seen.code, Some(0), "{}", seen.err);
+    assert!(
+        seen.err.contains("2 undetermined, mean mass 0.0") && seen.err.contains(", 2 below 0.5"),
+        "{}",
+        seen.err
+    );
+    let verdicts = |name: &str| rows(&space, &format!("{name}.verdicts"));
+    for (strict, lax) in verdicts("strict").iter().zip(verdicts("lax")) {
+        let mass = lax["mass"][0]["probability"].as_f64().unwrap();
+        assert!(mass > 0.0 && mass < 0.5, "{lax}");
+        assert_eq!(strict["class"], "undetermined");
+        assert_ne!(lax["class"], "undetermined");
+        assert_eq!(
+            (&strict["text"], &strict["mass"]),
+            (&lax["text"], &lax["mass"]),
+            "the text that was chosen is kept"
+        );
+        assert!(strict["completion_ids"].as_array().is_some_and(|ids| !ids.is_empty()), "{strict}");
+    }
+    // What is drawn is for training, which needs its class.
+    assert!(verdicts("drawn").iter().all(|row| row["class"] != "undetermined"));
+}
+
+#[test]
+fn thinking_is_hidden_from_the_other_side_unless_it_is_shown() {
+    let space = space();
+    // Its chat template begins the thinking, which a model of random weights does not end.
+    let template = space.path("models/defender/chat_template.jinja");
+    fs::write(&template, format!("{CHAT}<think>\n")).unwrap();
+    let respond = |name: &str, answer: &str| {
+        format!(
+            "  {name}: {{ kind: respond, data: attacks, models: [{{ model: {{ path: models/defender }}, chat: true{answer} }}], \
+             sampling: {{ max_new_tokens: 6 }} }}\n"
+        )
+    };
+    let text = format!(
+        "pipeline: thinking\nstages:\n  attacks: {{ kind: generate, model: {{ path: models/attacker }}, data: {{ path: \
+         data/seeds.parquet }}, prompts: 2, chat: true, prompt: \"Say {{{{ seed }}}}\", sampling: {{ max_new_tokens: 6 }} }}\n{}{}{}",
+        respond("hidden", ""),
+        respond("named", ", answer: final"),
+        respond("shown", ", answer: all")
+    );
+    space.write("thinking.yaml", &text);
+    let seen = space.triplay(&["pipeline", "run", "thinking.yaml"]);
+    assert_eq!(seen.code, Some(0), "{}", seen.err);
+    let responses = |name: &str| rows(&space, &format!("{name}.responses"));
+    for ((hidden, named), shown) in responses("hidden").iter().zip(responses("named")).zip(responses("shown"))
+    {
+        assert!(hidden["prompt"].as_str().unwrap().trim_end().ends_with("<think>"), "{hidden}");
+        assert_eq!((&hidden["text"], &hidden["text"]), (&Value::from(""), &named["text"]));
+        assert!(shown["text"] != "" && shown["text"] == shown["completion"], "{shown}");
+        assert_eq!(hidden["completion"], shown["completion"], "the dataset keeps the whole");
+    }
 }

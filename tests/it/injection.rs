@@ -143,7 +143,7 @@ fn responses_that_end_the_judge_s_turn_do_not_with_a_chat_template_or_without() 
     let stage = |name: &str, more: &str| {
         format!(
             "  {name}: {{ kind: judge, data: {{ path: responses.parquet }}, model: {{ path: m }}, {more}prompt: \"Request: \
-             {{{{ prompt }}}}{{{{ response }}}} A, B or C?\", labels: {{ choice: {{ negative: A, rejective: B, positive: C }} }} }}\n  \
+             {{{{ prompt }}}}{{{{ response }}}} A, B or C?\", labels: {{ mass: 0, choice: {{ negative: A, rejective: B, positive: C }} }} }}\n  \
              {name}_measured: {{ kind: measure, phase: {name}, verdicts: {name}, judge: {{ path: m }} }}\n"
         )
     };

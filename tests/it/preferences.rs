@@ -37,7 +37,7 @@ stages:
         data: responses
         model: warmup.model
         prompt: "{% if second %}<evaluator> {{ prompt }} <sep> {{ first }} <sep>{% endif %}"
-        labels: { choice: { first: positive, second: negative } }
+        labels: { mass: 0, choice: { first: positive, second: negative } }
   update: { kind: update, model: warmup.model, data: preferences, reference: warmup.model, algorithm: { dpo: { lr: 2e-3, beta: 0.2 } } }
   again: { kind: update, model: update.model, data: preferences, reference: warmup.model, algorithm: { dpo: { lr: 2e-3, beta: 0.2 } } }
 "#;
@@ -55,7 +55,7 @@ const OTHERS: &str = r#"
         model: warmup.model
         pairs: 2
         prompt: "{% if second == second_response %}{% endif %}<evaluator> {{ first }} <sep> {{ first_response }} <sep>"
-        labels: { choice: { first: negative, second: positive } }
+        labels: { mass: 0, choice: { first: negative, second: positive } }
   verdicts: { kind: judge, data: responses, model: warmup.model }
   rewards: { kind: reward, data: responses, terms: [{ class_value: { verdicts: verdicts } }] }
   earned: { kind: prefer, by: { rewards: { data: rewards, margin: 2 } } }

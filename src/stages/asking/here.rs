@@ -132,6 +132,7 @@ impl Sampler for InProcess {
             index: chosen.index,
             ids: chosen.ids,
             logprobs: chosen.logprobs,
+            mass: Some(chosen.mass),
         };
         Ok(chosen.into_iter().map(|chosen| chosen.map(selected)).collect())
     }

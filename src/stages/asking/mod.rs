@@ -26,7 +26,7 @@ pub(crate) use sampler::embed;
 pub(crate) use served::check_endpoint;
 
 use super::artifact::AskedModel;
-use data::{Sample, ServedLogprob, Sparse};
+use data::{Mass, Sample, ServedLogprob, Sparse};
 use engine::{CheckError, Context, Input};
 use game::{Answer, Labels, Prompt, PromptError, Question, Role, has_no_text};
 use model::{Arguments, Message, RenderedPrompt};
@@ -65,6 +65,16 @@ pub(crate) struct JudgeReply {
     /// The index of the class; `None` if undetermined.
     pub class: Option<usize>,
     pub reply: Reply,
+    /// What a choice says about its mass.
+    mass: Option<ChoiceMass>,
+}
+
+/// How often a model that chose would have said one of the texts.
+struct ChoiceMass {
+    /// The sum of their probabilities.
+    mass: f64,
+    /// The least at which the choice decides.
+    least: f64,
 }
 
 /// A prompt for a model; the default value if the model is not asked.
@@ -103,8 +113,10 @@ impl<'a> ModelQuery<'a> {
         sampling: &'a Sampling,
     ) -> ModelQuery<'a> {
         const OFF: &Chat = &Chat::Off;
+        // The sandbox's models do not think.
+        const ALL: Option<&Answer> = Some(&Answer::All);
         let too_long = TooLong::Error;
-        ModelQuery { role, model, prompt: None, system: None, chat: OFF, answer: None, too_long, sampling }
+        ModelQuery { role, model, prompt: None, system: None, chat: OFF, answer: ALL, too_long, sampling }
     }
 
     /// Checks the keys, and the contents of the files that exist.
@@ -199,7 +211,7 @@ impl<'a> ModelQuery<'a> {
         what: &str,
     ) -> anyhow::Result<Vec<Reply>> {
         let sampler = self.sampler(context, what)?;
-        let finder = self.answer.map(Answer::finder).transpose().map_err(anyhow::Error::msg)?;
+        let finder = self.answer.unwrap_or(&Answer::Final).finder().map_err(anyhow::Error::msg)?;
         let mut prompts = self.prepare(context, &*sampler, questions)?;
         self.fit(&*sampler, &mut prompts, |_| self.sampling.max_new_tokens, "max_new_tokens")?;
         let seed = context.seed().child(what);
@@ -209,12 +221,12 @@ impl<'a> ModelQuery<'a> {
         sampler.facts().into_iter().for_each(|facts| context.record_served(facts));
         let reply = |(prompt, sampled): (ReadyPrompt, Sampled)| {
             let Sampled { completion, prompt_ids, served_logprobs, too_long } = sampled;
+            // What a server renders is not known here.
+            let known = prompt.messages.is_none().then_some(&*prompt.rendered.text);
+            let text = finder.find(&completion.text, known).to_owned();
             let own = self.sample(prompt);
             Reply {
-                text: match &finder {
-                    Some(finder) => finder.find(&completion.text).to_owned(),
-                    None => completion.text.clone(),
-                },
+                text,
                 too_long: own.too_long || too_long,
                 sample: Sample {
                     completion: completion.text,
@@ -244,21 +256,29 @@ impl<'a> ModelQuery<'a> {
         labels: &Labels,
         classes: &'static [&'static str],
     ) -> anyhow::Result<Vec<JudgeReply>> {
-        if let Some(texts) = labels.choices(classes) {
-            return self.choose(context, questions, what, &texts);
+        if let (Labels::Choice(choice), Some(texts)) = (labels, labels.choices(classes)) {
+            return self.choose(
+                context,
+                questions,
+                what,
+                &texts,
+                choice.least_mass(self.sampling.temperature),
+            );
         }
         let reader = labels.reader(classes).map_err(anyhow::Error::msg)?;
         let replies = self.ask(context, questions, what)?;
-        Ok(replies.into_iter().map(|reply| JudgeReply { class: reader.read(&reply.text), reply }).collect())
+        let read = |reply: Reply| JudgeReply { class: reader.read(&reply.text), reply, mass: None };
+        Ok(replies.into_iter().map(read).collect())
     }
 
-    /// Lets the model choose among texts.
+    /// Lets the model choose among texts. A choice with less than the least mass is undetermined, but its text is kept.
     fn choose(
         &self,
         context: &mut Context,
         questions: &[Option<Question>],
         what: &str,
         texts: &[&str],
+        least: f64,
     ) -> anyhow::Result<Vec<JudgeReply>> {
         let sampler = self.sampler(context, what)?;
         let mut prompts = self.prepare(context, &*sampler, questions)?;
@@ -278,20 +298,23 @@ impl<'a> ModelQuery<'a> {
         let verdict = |(prompt, chosen): (ReadyPrompt, Option<Selected>)| {
             let is_read = prompt.is_read();
             let own = self.sample(prompt);
-            let Some(Selected { index, ids, logprobs }) = chosen else {
+            let Some(Selected { index, ids, logprobs, mass }) = chosen else {
                 // The server found that it is too long.
                 let too_long = own.too_long || is_read;
-                return JudgeReply { class: None, reply: Reply { too_long, ..own } };
+                return JudgeReply { class: None, reply: Reply { too_long, ..own }, mass: None };
             };
+            let mass = mass.map(|mass| ChoiceMass { mass: f64::from(mass), least });
             let text = texts[index].to_owned();
             let sample = Sample {
                 completion: text.clone(),
                 completion_ids: ids,
                 logprobs,
                 finished: true,
+                mass: Sparse(mass.iter().map(|mass| Mass { probability: mass.mass }).collect()),
                 ..own.sample
             };
-            JudgeReply { class: Some(index), reply: Reply { text, sample, ..own } }
+            let class = mass.as_ref().is_none_or(ChoiceMass::decides).then_some(index);
+            JudgeReply { class, reply: Reply { text, sample, ..own }, mass }
         };
         Ok(prompts.into_iter().zip(chosen).map(verdict).collect())
     }
@@ -408,6 +431,7 @@ impl<'a> ModelQuery<'a> {
             logprobs: Vec::new(),
             finished: false,
             served_logprobs: Sparse::default(),
+            mass: Sparse::default(),
         };
         Reply { text: String::new(), sample, too_long }
     }
@@ -427,6 +451,24 @@ fn earlier(
         messages.push(Message::new("assistant", guard(turn.response)));
     }
     Ok(messages)
+}
+
+impl ChoiceMass {
+    fn decides(&self) -> bool {
+        self.mass >= self.least
+    }
+}
+
+/// The mean mass of a judge's choices, and how many were below the least, for the stage's last note; nothing without choices.
+pub(crate) fn mass_note(verdicts: &[JudgeReply]) -> String {
+    let masses: Vec<&ChoiceMass> = verdicts.iter().filter_map(|verdict| verdict.mass.as_ref()).collect();
+    let Some(ChoiceMass { least, .. }) = masses.first() else { return String::new() };
+    let mean = masses.iter().map(|choice| choice.mass).sum::<f64>() / masses.len() as f64;
+    let note = format!(", mean mass {mean:.2}");
+    match masses.iter().filter(|choice| !choice.decides()).count() {
+        0 => note,
+        below => format!("{note}, {below} below {least}"),
+    }
 }
 
 /// The numbers of empty and skipped replies, for the stage's last note.

@@ -39,6 +39,8 @@ pub(crate) struct Selected {
     pub ids: Vec<u32>,
     /// Their log-probabilities; none where the server does not tell them.
     pub logprobs: Vec<f32>,
+    /// The sum of the probabilities of all texts at temperature 1; `None` where the server does not tell it.
+    pub mass: Option<f32>,
 }
 
 /// Gets the number of steps done, that of all, and a note.

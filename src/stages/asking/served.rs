@@ -325,7 +325,10 @@ impl Sampler for Served {
         let selected = |row: usize, logprobs: Vec<Vec<f32>>, ids: &[Vec<u32>]| {
             let index = rollout::select(&logprobs, temperature, seed, row)?;
             let ids = ids.get(index).cloned().unwrap_or_default();
-            Some(Selected { index, ids, logprobs: logprobs[index].clone() })
+            // Only these are log-probabilities at 1.
+            let is_raw = temperature == 0.0 || temperature == 1.0;
+            let mass = is_raw.then(|| rollout::mass(&logprobs));
+            Some(Selected { index, ids, logprobs: logprobs[index].clone(), mass })
         };
         if self.loaded.is_some() {
             let endpoint = self.connect(Needs { score: true, ..Needs::default() }, report)?;
@@ -358,7 +361,9 @@ impl Sampler for Served {
             let Some(answer) = answer else { continue };
             chosen[row] = match (answer.logprobs, answer.chosen) {
                 (Some(logprobs), _) => selected(row, logprobs, &answer.ids),
-                (None, Some(index)) => Some(Selected { index, ids: Vec::new(), logprobs: Vec::new() }),
+                (None, Some(index)) => {
+                    Some(Selected { index, ids: Vec::new(), logprobs: Vec::new(), mass: None })
+                }
                 (None, None) => None,
             };
         }

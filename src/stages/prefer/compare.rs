@@ -9,13 +9,15 @@ use std::sync::Arc;
 use rand::seq::SliceRandom;
 
 use crate::artifact::{self, AskedModel, Comparable, Responses};
-use crate::asking::{Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong, greedy_label};
+use crate::asking::{
+    Chat, JudgeReply, ModelQuery, SkippedCounts, Text, TokenLimit, TooLong, greedy_label, mass_note,
+};
 use crate::respond::Respond;
 use crate::rollouts::Rollouts;
 use crate::turns;
 use data::{AttackRow, ComparisonRow, MetricRow, Origin, Position, PreferenceRow, ResponseRow, Sample};
 use engine::{CheckError, Context, Input, Upstream};
-use game::{Answer, COMPARISON, Labels, Question, Role, has_no_text, label};
+use game::{Answer, COMPARISON, Choice, Labels, Question, Role, has_no_text, label};
 use rollout::Sampling;
 use store::Seed;
 
@@ -56,8 +58,8 @@ pub(crate) struct ByJudge {
     /// that template, such as { enable_thinking: false }.
     #[serde(default)]
     chat: Chat,
-    /// The part of a completion that counts as its text, for models that reason first; by default all of it. A completion
-    /// without this part has an empty text.
+    /// The part of a completion that counts as its text. By default (`final`) what follows the thinking at its beginning,
+    /// `<think> … </think>`; `all` shows the thinking to the other side too. A completion without this part has an empty text.
     #[serde(default)]
     answer: Option<Answer>,
     /// What to do if a prompt and the longest completion together exceed the model's context.
@@ -78,7 +80,7 @@ const ORDER: &[&str] = &["first", "second"];
 
 fn letters() -> Labels {
     let letter = |(label, letter): (&&str, &str)| ((*label).to_owned(), letter.to_owned());
-    Labels::Choice(ORDER.iter().zip(["A", "B"]).map(letter).collect())
+    Labels::Choice(Choice { texts: ORDER.iter().zip(["A", "B"]).map(letter).collect(), mass: None })
 }
 
 impl ByJudge {
@@ -170,7 +172,7 @@ impl ByJudge {
             }
         }
         let missing = SkippedCounts::of(verdicts.iter().map(|verdict| &verdict.reply));
-        let note = format!("{tally}{missing}");
+        let note = format!("{tally}{missing}{}", mass_note(&verdicts));
         let role = shown.first().map_or("nobody", |[first, _]| &first.sample.role);
         let metrics = tally.metrics(role, &at);
         let said = shown.into_iter().zip(verdicts).enumerate();
