@@ -293,7 +293,10 @@ impl Executor<'_> {
             root.sync()?;
         }
         let triplay = env!("CARGO_PKG_VERSION");
-        self.store.write_record(&key, &Record { seconds, outputs: &outputs, triplay, served: &served, job: &counted })?;
+        self.store.write_record(
+            &key,
+            &Record { seconds, outputs: &outputs, triplay, served: &served, job: &counted },
+        )?;
         // The node is recorded, whatever happens to that; gc removes what stays.
         let _ = self.store.remove_unfinished(&key);
         // Blobs that existed before may have been deleted before they were named.

@@ -9,6 +9,8 @@ use serde_json::{Map, Value, json};
 
 use self::grammar::PARAMETER;
 use self::tidy::{each_inner, generator, tidy};
+use super::roles::ROLE;
+use super::shape::Shape;
 use crate::stage::Registry;
 
 pub use grammar::common;
@@ -19,7 +21,12 @@ pub fn document(registry: &Registry) -> Value {
     let mut generator = generator();
     let mut definitions = Map::new();
     for (kind, schema) in registry.schemas() {
-        let schema = stage(kind.name, tidy(schema(&mut generator).to_value()));
+        let mut schema = stage(kind.name, tidy(schema(&mut generator).to_value()));
+        // Roles and defaults may give the others.
+        schema["required"] = json!(["kind"]);
+        if !registry.roles(kind.name).is_empty() {
+            schema["properties"][ROLE] = grammar::role();
+        }
         definitions.insert(format!("stage.{}", kind.name), schema);
     }
     if let Some(schema) = registry.until_schema() {
@@ -29,13 +36,18 @@ pub fn document(registry: &Registry) -> Value {
     for (name, schema) in generator.take_definitions(true) {
         definitions.insert(name, with_parameters(tidy(schema)));
     }
+    for kind in registry.names() {
+        Shape::of(registry, kind).definitions(registry.roles(kind)).iter().for_each(|name| {
+            take_role(&mut definitions, name);
+        });
+    }
     definitions.extend(grammar::grammar(registry));
     let mut document = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "triplay pipeline",
         "description": "A pipeline of triplay: stages, the loops around them, and their inputs.",
         "type": "object",
-        "properties": grammar::top(),
+        "properties": grammar::top(registry),
         "required": ["pipeline"],
         "additionalProperties": false,
         "$defs": definitions,
@@ -47,8 +59,29 @@ pub fn document(registry: &Registry) -> Value {
     document
 }
 
+/// Lets a map of a stage take a role, which may give what it requires.
+fn take_role(definitions: &mut Map<String, Value>, name: &str) {
+    if let Some(map) = definitions.get_mut(name).and_then(Value::as_object_mut) {
+        map.remove("required");
+        map["properties"][ROLE] = grammar::role();
+    }
+}
+
 /// The schema of the keys of one kind, with its definitions in `$defs`. It does not accept parameters.
 pub fn of_kind(registry: &Registry, name: &str) -> Option<Value> {
+    let mut schema = keys_of(registry, name)?;
+    let roles = registry.roles(name);
+    if !roles.is_empty() {
+        schema["properties"][ROLE] = grammar::role();
+    }
+    for map in Shape::of(registry, name).definitions(roles) {
+        schema["$defs"][map]["properties"][ROLE] = grammar::role();
+    }
+    Some(schema)
+}
+
+/// The same with the keys of the kind alone.
+pub(crate) fn keys_of(registry: &Registry, name: &str) -> Option<Value> {
     let (_, schema) = registry.schemas().find(|(kind, _)| kind.name == name)?;
     let mut generator = generator();
     let mut schema = tidy(schema(&mut generator).to_value());
