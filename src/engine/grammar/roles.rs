@@ -50,7 +50,7 @@ pub(crate) struct Filling<'a> {
     shared: &'a Shared,
     shapes: RefCell<BTreeMap<&'static str, Rc<Shape>>>,
     kinds: RefCell<BTreeSet<&'static str>>,
-    users: RefCell<BTreeMap<&'a str, User>>,
+    users: RefCell<BTreeMap<String, User>>,
 }
 
 impl Shared {
@@ -195,7 +195,7 @@ impl<'a> Filling<'a> {
             return Vec::new();
         };
         let mut users = self.users.borrow_mut();
-        let user = users.entry(role).or_insert_with(|| User {
+        let user = users.entry(role.to_owned()).or_insert_with(|| User {
             stage: stage.to_owned(),
             known: known.keys().map(|key| (*key).to_owned()).collect(),
             taken: BTreeSet::new(),

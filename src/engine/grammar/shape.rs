@@ -20,15 +20,12 @@ impl Shape {
     fn places(&self, path: &str) -> Vec<&Json> {
         let mut places = vec![&self.0];
         for step in path.split('.').filter(|step| !step.is_empty()) {
-            let inner = |place: &&Json| {
-                let alternatives = self.alternatives(place);
-                let inner = alternatives.into_iter().map(|one| match step {
-                    "*" => &one["items"],
-                    _ => &one["properties"][step],
-                });
-                inner.filter(|inner| inner.is_object()).collect::<Vec<&Json>>()
-            };
-            places = places.iter().flat_map(inner).collect();
+            let alternatives = places.into_iter().flat_map(|place| self.alternatives(place));
+            let inner = alternatives.map(|one| match step {
+                "*" => &one["items"],
+                _ => &one["properties"][step],
+            });
+            places = inner.filter(|inner| inner.is_object()).collect();
         }
         places
     }
