@@ -38,6 +38,7 @@ mod reading;
 mod removal;
 mod report;
 mod results;
+mod roles;
 mod run;
 mod schema;
 mod site;

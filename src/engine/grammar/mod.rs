@@ -4,7 +4,8 @@
 //! → [`decode`] (typed stages, with [`matrix`] and [`policy`]) → [`compile`] ([`order`]ed, resolved in a [`scope`], checked
 //! against the stages that feed them: [`producer`]) → [`unroll`] (the [`super::graph`]).
 //!
-//! [`settings`] reads `--set`, [`site`] what the place has, and [`uses`] warns of parameters that nothing uses. [`errors::Errors`] collects all errors on the
+//! [`roles`] puts what stages share below their own keys, by the [`shape`] of their kind; [`show`] says by the file's
+//! [`sections`] where a value comes from. [`settings`] reads `--set`, [`site`] what the place has, and [`uses`] warns of parameters that nothing uses. [`errors::Errors`] collects all errors on the
 //! way, so that they are reported together. [`budget`] limits the size of the
 //! expanded pipeline. `outline` shows a pipeline to people, [`schema`] the grammar to editors.
 
