@@ -80,7 +80,11 @@ fn each_value_is_shown_with_its_place() {
     space.write("p.yaml", &shared());
     let check = space.triplay(&["pipeline", "check", "p.yaml"]).ok();
     assert_eq!(check.err, "");
-    assert!(check.out.contains("  attacks    1 value from defaults.generate, 3 values from roles.attacker\n"), "{}", check.out);
+    assert!(
+        check.out.contains("  attacks    1 value from defaults.generate, 3 values from roles.attacker\n"),
+        "{}",
+        check.out
+    );
     let shown = space.triplay(&["pipeline", "show", "p.yaml", "attacks", "careful"]).ok().out;
     for (line, origin) in [
         ("attacks:", "p.yaml:20"),
@@ -94,12 +98,15 @@ fn each_value_is_shown_with_its_place() {
         ("      kl: 0.1", "defaults.update (p.yaml:13)"),
     ] {
         let found = shown.lines().filter(|shown| {
-            shown.split_once("  # ").is_some_and(|(yaml, comment)| yaml.trim_end() == line && comment == origin)
+            shown
+                .split_once("  # ")
+                .is_some_and(|(yaml, comment)| yaml.trim_end() == line && comment == origin)
         });
         assert_eq!(found.count(), 1, "`{line}  # {origin}` in\n{shown}");
     }
     assert!(!shown.contains("verdicts:"), "only the stages that are named: {shown}");
-    let set = space.triplay(&["pipeline", "show", "p.yaml", "attacks", "--set", "hot.temperature=0.25"]).ok().out;
+    let set =
+        space.triplay(&["pipeline", "show", "p.yaml", "attacks", "--set", "hot.temperature=0.25"]).ok().out;
     assert!(set.contains("    temperature: 0.25"), "{set}");
 }
 

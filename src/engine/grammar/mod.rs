@@ -4,7 +4,7 @@
 //! → [`decode`] (typed stages, with [`matrix`] and [`policy`]) → [`compile`] ([`order`]ed, resolved in a [`scope`], checked
 //! against the stages that feed them: [`producer`]) → [`unroll`] (the [`super::graph`]).
 //!
-//! [`roles`] puts what stages share below their own keys, by the [`shape`] of their kind; [`show`] says by the file's
+//! [`roles`] puts what stages share below their own keys, by the keys that their kind knows ([`known`]); [`show`] says by the file's
 //! [`sections`] where a value comes from. [`settings`] reads `--set`, [`site`] what the place has, and [`uses`] warns of parameters that nothing uses. [`errors::Errors`] collects all errors on the
 //! way, so that they are reported together. [`budget`] limits the size of the
 //! expanded pipeline. `outline` shows a pipeline to people, [`schema`] the grammar to editors.
@@ -15,6 +15,7 @@ mod decode;
 mod diagnostic;
 mod errors;
 mod extends;
+mod known;
 mod labels;
 mod load;
 mod matrix;
@@ -29,7 +30,6 @@ pub mod schema;
 mod scope;
 mod sections;
 mod settings;
-mod shape;
 mod show;
 mod site;
 mod source;

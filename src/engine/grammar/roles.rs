@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::errors::Errors;
+use super::known::KnownKeys;
 use super::params::Substitution;
-use super::shape::Shape;
 use super::spec::{COMMON_KEYS, StageSpec};
 use super::tree::{Key, Tree, Value};
 use super::uses::UseWarnings;
@@ -48,7 +48,7 @@ pub(crate) struct Filling<'a> {
     errors: &'a Errors<'a>,
     registry: &'a Registry,
     shared: &'a Shared,
-    shapes: RefCell<BTreeMap<&'static str, Rc<Shape>>>,
+    of_kinds: RefCell<BTreeMap<&'static str, Rc<KnownKeys>>>,
     kinds: RefCell<BTreeSet<&'static str>>,
     users: RefCell<BTreeMap<String, User>>,
 }
@@ -61,8 +61,8 @@ impl Shared {
 
 impl<'a> Filling<'a> {
     pub(crate) fn new(errors: &'a Errors, registry: &'a Registry, shared: &'a Shared) -> Filling<'a> {
-        let (shapes, kinds, users) = Default::default();
-        Filling { errors, registry, shared, shapes, kinds, users }
+        let (of_kinds, kinds, users) = Default::default();
+        Filling { errors, registry, shared, of_kinds, kinds, users }
     }
 
     /// The defaults of a stage's kind, and its own keys with all that they leave out; `None` after a reported error.
@@ -113,8 +113,8 @@ impl<'a> Filling<'a> {
         if under.is_empty() && places.is_empty() {
             return Some(body);
         }
-        let shape = self.shape(kind);
-        let keys = shape.keys("");
+        let of_kind = self.known_keys(kind);
+        let keys = of_kind.keys("");
         if !places.is_empty() {
             let role = take(&mut body, ROLE).or_else(|| defaults.get(ROLE).cloned());
             let mut left = Vec::new();
@@ -127,34 +127,34 @@ impl<'a> Filling<'a> {
                 {
                     own.push(entry.clone());
                 }
-                let known = shape.keys(path);
+                let known = of_kind.keys(path);
                 let mut found = Some(());
                 each(&mut body, &steps, &mut |place| {
                     let own = if steps.is_empty() { None } else { take(place, ROLE) };
                     let filled = self.chosen(own.as_ref().or(role.as_ref()), usual).and_then(|chosen| {
                         let Some((name, typed)) = chosen else { return Some(()) };
                         let values = self.map(name, typed, substitution)?;
-                        left.extend(self.take_role(stage, (&name.name, &values), place, &known, &shape));
+                        left.extend(self.take_role(stage, (&name.name, &values), place, &known, &of_kind));
                         Some(())
                     });
                     found = found.and(filled);
                 });
                 found?;
             }
-            self.fill_stage(stage, &mut body, left, &keys, &shape)?;
+            self.fill_stage(stage, &mut body, left, &keys, &of_kind)?;
         }
         if let Value::Map(own) = &mut body.value {
             let is_of_kind = |key: &str| !COMMON_KEYS.contains(&key) && (key != ROLE || places.is_empty());
             for (key, value) in under.iter().filter(|(key, _)| is_of_kind(&key.name)) {
-                put(own, key, value, keys.get(key.name.as_str()).copied(), &shape);
+                put(own, key, value, keys.get(key.name.as_str()).copied(), &of_kind);
             }
         }
         Some(body)
     }
 
-    fn shape(&self, kind: &'static str) -> Rc<Shape> {
-        let mut shapes = self.shapes.borrow_mut();
-        shapes.entry(kind).or_insert_with(|| Rc::new(Shape::of(self.registry, kind))).clone()
+    fn known_keys(&self, kind: &'static str) -> Rc<KnownKeys> {
+        let mut of_kinds = self.of_kinds.borrow_mut();
+        of_kinds.entry(kind).or_insert_with(|| Rc::new(KnownKeys::of(self.registry, kind))).clone()
     }
 
     /// The role that is named, or else the usual one, if there is one. The outer `None`: an error was reported.
@@ -189,7 +189,7 @@ impl<'a> Filling<'a> {
         (role, values): (&'a str, &Tree),
         place: &mut Tree,
         known: &BTreeMap<&str, &serde_json::Value>,
-        shape: &Shape,
+        of_kind: &KnownKeys,
     ) -> Vec<Left<'a>> {
         let (Value::Map(own), Value::Map(values)) = (&mut place.value, &values.value) else {
             return Vec::new();
@@ -205,7 +205,7 @@ impl<'a> Filling<'a> {
             match known.get(key.name.as_str()) {
                 Some(schema) => {
                     user.taken.insert(key.name.clone());
-                    put(own, key, value, Some(schema), shape);
+                    put(own, key, value, Some(schema), of_kind);
                 }
                 None => left.push(Left { role, key: key.clone(), value: value.clone() }),
             }
@@ -220,7 +220,7 @@ impl<'a> Filling<'a> {
         body: &mut Tree,
         left: Vec<Left<'a>>,
         known: &BTreeMap<&str, &serde_json::Value>,
-        shape: &Shape,
+        of_kind: &KnownKeys,
     ) -> Option<()> {
         let Value::Map(own) = &mut body.value else { return Some(()) };
         let typed: BTreeSet<String> = own.iter().map(|(key, _)| key.name.clone()).collect();
@@ -241,7 +241,7 @@ impl<'a> Filling<'a> {
                 }
                 Some(_) => {}
                 None => {
-                    put(own, &key, &value, Some(schema), shape);
+                    put(own, &key, &value, Some(schema), of_kind);
                     given.insert(key.name, role);
                 }
             }
@@ -299,11 +299,11 @@ fn put(
     key: &Key,
     value: &Tree,
     schema: Option<&serde_json::Value>,
-    shape: &Shape,
+    of_kind: &KnownKeys,
 ) {
     match own.iter_mut().find(|(known, _)| known.name == key.name) {
         None => own.push((key.clone(), value.clone())),
-        Some((_, above)) => schema.into_iter().for_each(|schema| shape.put_below(above, value, schema)),
+        Some((_, above)) => schema.into_iter().for_each(|schema| of_kind.put_below(above, value, schema)),
     }
 }
 

@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 
 use self::grammar::PARAMETER;
 use self::tidy::{each_inner, generator, tidy};
+use super::known::KnownKeys;
 use super::roles::ROLE;
-use super::shape::Shape;
 use crate::stage::Registry;
 
 pub use grammar::common;
@@ -22,8 +22,6 @@ pub fn document(registry: &Registry) -> Value {
     let mut definitions = Map::new();
     for (kind, schema) in registry.schemas() {
         let mut schema = stage(kind.name, tidy(schema(&mut generator).to_value()));
-        // Roles and defaults may give the others.
-        schema["required"] = json!(["kind"]);
         if !registry.roles(kind.name).is_empty() {
             schema["properties"][ROLE] = grammar::role();
         }
@@ -37,7 +35,7 @@ pub fn document(registry: &Registry) -> Value {
         definitions.insert(name, with_parameters(tidy(schema)));
     }
     for kind in registry.names() {
-        Shape::of(registry, kind).definitions(registry.roles(kind)).iter().for_each(|name| {
+        KnownKeys::of(registry, kind).definitions(registry.roles(kind)).iter().for_each(|name| {
             take_role(&mut definitions, name);
         });
     }
@@ -63,7 +61,9 @@ pub fn document(registry: &Registry) -> Value {
 fn take_role(definitions: &mut Map<String, Value>, name: &str) {
     if let Some(map) = definitions.get_mut(name).and_then(Value::as_object_mut) {
         map.remove("required");
-        map["properties"][ROLE] = grammar::role();
+        if let Some(Value::Object(keys)) = map.get_mut("properties") {
+            keys.insert(ROLE.into(), grammar::role());
+        }
     }
 }
 
@@ -74,7 +74,7 @@ pub fn of_kind(registry: &Registry, name: &str) -> Option<Value> {
     if !roles.is_empty() {
         schema["properties"][ROLE] = grammar::role();
     }
-    for map in Shape::of(registry, name).definitions(roles) {
+    for map in KnownKeys::of(registry, name).definitions(roles) {
         schema["$defs"][map]["properties"][ROLE] = grammar::role();
     }
     Some(schema)
@@ -106,9 +106,8 @@ fn stage(name: &str, keys: Value) -> Value {
         properties.extend(part.as_object().cloned().unwrap_or_default());
     }
     schema["properties"] = properties.into();
-    let mut required = vec![json!("kind")];
-    required.extend(schema["required"].as_array().cloned().unwrap_or_default());
-    schema["required"] = required.into();
+    // Roles and defaults may give the others.
+    schema["required"] = json!(["kind"]);
     schema
 }
 

@@ -9,11 +9,11 @@ use super::tree::{Tree, Value};
 use crate::stage::Registry;
 
 /// The schema of a kind.
-pub(crate) struct Shape(Json);
+pub(crate) struct KnownKeys(Json);
 
-impl Shape {
-    pub(crate) fn of(registry: &Registry, kind: &str) -> Shape {
-        Shape(schema::keys_of(registry, kind).unwrap_or_default())
+impl KnownKeys {
+    pub(crate) fn of(registry: &Registry, kind: &str) -> KnownKeys {
+        KnownKeys(schema::keys_of(registry, kind).unwrap_or_default())
     }
 
     /// The schemas of the values at a path such as `models.*`.
