@@ -81,21 +81,21 @@ fn each_value_is_shown_with_its_place() {
     let check = space.triplay(&["pipeline", "check", "p.yaml"]).ok();
     assert_eq!(check.err, "");
     assert!(
-        check.out.contains("  attacks    1 value from defaults.generate, 3 values from roles.attacker\n"),
+        check.out.contains("  attacks    1 value from defaults.generate, 2 values from roles.attacker\n"),
         "{}",
         check.out
     );
     let shown = space.triplay(&["pipeline", "show", "p.yaml", "attacks", "careful"]).ok().out;
     for (line, origin) in [
-        ("attacks:", "p.yaml:20"),
-        ("  prompts: 4", "p.yaml:20, $prompts"),
-        ("  model: warmup.model", "roles.attacker (p.yaml:6)"),
-        ("  data: world.seeds", "defaults.generate (p.yaml:11)"),
-        ("    max_new_tokens: 24", "p.yaml:20"),
-        ("    temperature: 0.7", "params.hot (p.yaml:4)"),
+        ("attacks:", "p.yaml:19"),
+        ("  prompts: 4", "p.yaml:19, $prompts"),
+        ("  model: warmup.model", "roles.attacker (p.yaml:5)"),
+        ("  data: world.seeds", "defaults.generate (p.yaml:10)"),
+        ("    max_new_tokens: 24", "p.yaml:19"),
+        ("    temperature: 0.7", "params.hot (p.yaml:3)"),
         ("    top_p: 1.0", "default of generate"),
-        ("      lr: 1e-4", "p.yaml:32"),
-        ("      kl: 0.1", "defaults.update (p.yaml:13)"),
+        ("      lr: 1e-4", "p.yaml:30"),
+        ("      kl: 0.1", "defaults.update (p.yaml:12)"),
     ] {
         let found = shown.lines().filter(|shown| {
             shown

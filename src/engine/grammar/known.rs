@@ -40,7 +40,7 @@ impl KnownKeys {
     /// The keys of the maps at a path, with their schemas.
     pub(crate) fn keys(&self, path: &str) -> BTreeMap<&str, &Json> {
         let places = self.places(path);
-        let maps = places.iter().flat_map(|place| self.maps(place)).flatten();
+        let maps = places.into_iter().flat_map(|place| self.maps(place)).flatten();
         maps.map(|(key, schema)| (key.as_str(), schema)).collect()
     }
 
