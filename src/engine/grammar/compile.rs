@@ -169,7 +169,7 @@ pub(crate) fn compile(
     let limits = spec.resources.as_ref();
     let uses = UseWarnings::new(errors.source);
     let filling = Filling::new(errors, registry, &spec.shared);
-    let drafts = decode_all(errors, registry, limits, &spec.stages, params, budget, &uses, &filling);
+    let drafts = decode_all(errors, limits, &spec.stages, params, budget, &uses, &filling);
     filling.finish(&uses);
     let seed = match params.get("seed").map(|tree| &tree.value) {
         Some(Value::Int(seed)) => *seed as u64,

@@ -120,7 +120,6 @@ pub(crate) fn origin(tree: &Tree) -> Option<InputSource> {
 /// Decodes the entries of a `stages:`, and those of the loops among them.
 pub(crate) fn decode_all<'a>(
     errors: &Errors,
-    registry: &Registry,
     limits: Option<&BTreeMap<String, Limit>>,
     items: &'a [Item],
     params: &Params,
@@ -128,6 +127,7 @@ pub(crate) fn decode_all<'a>(
     warnings: &UseWarnings,
     filling: &Filling,
 ) -> Vec<Draft<'a>> {
+    let registry = filling.registry;
     Decoder { errors, registry, limits, params, budget, warnings, filling }
         .decode_all(items, &Labels::default())
 }

@@ -46,7 +46,7 @@ struct Left<'a> {
 /// Fills in what stages share, and notes what is used.
 pub(crate) struct Filling<'a> {
     errors: &'a Errors<'a>,
-    registry: &'a Registry,
+    pub registry: &'a Registry,
     shared: &'a Shared,
     of_kinds: RefCell<BTreeMap<&'static str, Rc<KnownKeys>>>,
     kinds: RefCell<BTreeSet<&'static str>>,
@@ -134,7 +134,13 @@ impl<'a> Filling<'a> {
                     let filled = self.chosen(own.as_ref().or(role.as_ref()), usual).and_then(|chosen| {
                         let Some((name, typed)) = chosen else { return Some(()) };
                         let values = self.map(name, typed, substitution)?;
-                        left.extend(self.take_role(stage, (&name.name, &values), place, &known, &of_kind));
+                        left.extend(self.take_role(
+                            stage,
+                            (name.name.as_str(), &values),
+                            place,
+                            &known,
+                            &of_kind,
+                        ));
                         Some(())
                     });
                     found = found.and(filled);

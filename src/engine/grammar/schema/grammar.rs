@@ -47,7 +47,7 @@ pub fn common() -> Value {
 
 /// The key of a place that takes a role.
 pub(super) fn role() -> Value {
-    json!({ "type": ["string", "null"], "description":
+    json!({ "type": "string", "description":
         "The role of the pipeline's `roles:` that gives what is left out here. By default the role of the kind, such as \
          `attacker`, if the pipeline has it; without a value, none. The role of a stage is also that of the models in it." })
 }

@@ -23,7 +23,7 @@ pub fn document(registry: &Registry) -> Value {
     for (kind, schema) in registry.schemas() {
         let mut schema = stage(kind.name, tidy(schema(&mut generator).to_value()));
         if !registry.roles(kind.name).is_empty() {
-            schema["properties"][ROLE] = grammar::role();
+            schema["properties"][ROLE] = role_or_none();
         }
         definitions.insert(format!("stage.{}", kind.name), schema);
     }
@@ -57,12 +57,18 @@ pub fn document(registry: &Registry) -> Value {
     document
 }
 
+fn role_or_none() -> Value {
+    let mut role = grammar::role();
+    role["type"] = json!(["string", "null"]);
+    role
+}
+
 /// Lets a map of a stage take a role, which may give what it requires.
 fn take_role(definitions: &mut Map<String, Value>, name: &str) {
     if let Some(map) = definitions.get_mut(name).and_then(Value::as_object_mut) {
         map.remove("required");
         if let Some(Value::Object(keys)) = map.get_mut("properties") {
-            keys.insert(ROLE.into(), grammar::role());
+            keys.insert(ROLE.into(), role_or_none());
         }
     }
 }
