@@ -1,7 +1,7 @@
 //! `roles:` and `defaults:`, keys that several stages share. They are put below the keys of a stage before it is decoded, as if
 //! they had been typed there: own keys first, then those of the role, then the defaults of the kind.
 
-use std::cell::RefCell;
+use std::cell::{LazyCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -110,11 +110,9 @@ impl<'a> Filling<'a> {
     ) -> Option<Tree> {
         let places = self.registry.roles(kind);
         let Value::Map(under) = &defaults.value else { return Some(body) };
-        if under.is_empty() && places.is_empty() {
-            return Some(body);
-        }
-        let of_kind = self.known_keys(kind);
-        let keys = of_kind.keys("");
+        // Most pipelines need no schema.
+        let of_kind = LazyCell::new(|| self.known_keys(kind));
+        let keys = LazyCell::new(|| of_kind.keys(""));
         if !places.is_empty() {
             let role = take(&mut body, ROLE).or_else(|| defaults.get(ROLE).cloned());
             let mut left = Vec::new();
@@ -127,7 +125,7 @@ impl<'a> Filling<'a> {
                 {
                     own.push(entry.clone());
                 }
-                let known = of_kind.keys(path);
+                let known = LazyCell::new(|| of_kind.keys(path));
                 let mut found = Some(());
                 each(&mut body, &steps, &mut |place| {
                     let own = if steps.is_empty() { None } else { take(place, ROLE) };
@@ -147,7 +145,9 @@ impl<'a> Filling<'a> {
                 });
                 found?;
             }
-            self.fill_stage(stage, &mut body, left, &keys, &of_kind)?;
+            if !left.is_empty() {
+                self.fill_stage(stage, &mut body, left, &keys, &of_kind)?;
+            }
         }
         if let Value::Map(own) = &mut body.value {
             let is_of_kind = |key: &str| !COMMON_KEYS.contains(&key) && (key != ROLE || places.is_empty());
