@@ -31,6 +31,15 @@ pub(crate) struct FileArgs {
     pub site: Option<PathBuf>,
 }
 
+#[derive(Args, Clone)]
+pub(crate) struct PipelineShowArgs {
+    #[command(flatten)]
+    pub pipeline: FileArgs,
+    /// Print only the stages of these nodes: names of nodes, stages or loops, or patterns with `*` and `?` [default: all]
+    #[arg(value_name = "NODE")]
+    pub targets: Vec<String>,
+}
+
 /// The nodes of a pipeline that are meant.
 #[derive(Args, Clone)]
 pub(crate) struct NodeArgs {

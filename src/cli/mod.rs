@@ -46,8 +46,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::engine::Registry;
 use args::{
-    ExplainArgs, FileArgs, GcArgs, PlanArgs, RunArgs, RunsCompareArgs, RunsListArgs, RunsLogArgs, RunsRmArgs,
-    RunsShowArgs, ShowArgs, StatsArgs, WorkArgs,
+    ExplainArgs, FileArgs, GcArgs, PipelineShowArgs, PlanArgs, RunArgs, RunsCompareArgs, RunsListArgs,
+    RunsLogArgs, RunsRmArgs, RunsShowArgs, ShowArgs, StatsArgs, WorkArgs,
 };
 
 pub use library::{PipelineRun, program};
@@ -112,6 +112,8 @@ enum PipelineCommand {
     Run(RunArgs),
     /// Validate a pipeline without running anything
     Check(FileArgs),
+    /// Print stages with everything filled in, and where each value comes from
+    Show(PipelineShowArgs),
     /// Show what would run, and why
     Plan(PlanArgs),
     /// Explain why a node would run, or would not
@@ -186,6 +188,7 @@ pub fn main_with(kinds: fn() -> Registry) -> ExitCode {
         Command::Pipeline(PipelineCommand::Run(args)) if args.dry_run => plan::dry_run(&args),
         Command::Pipeline(PipelineCommand::Run(args)) => pipeline::run(&args),
         Command::Pipeline(PipelineCommand::Check(args)) => pipeline::check(&args),
+        Command::Pipeline(PipelineCommand::Show(args)) => pipeline::show(&args),
         Command::Pipeline(PipelineCommand::Graph(args)) => graph::command(&args),
         Command::Pipeline(PipelineCommand::Kinds(args)) => kinds::command(&args),
         Command::Pipeline(PipelineCommand::Schema(args)) => schema::command(&args),

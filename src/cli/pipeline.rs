@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
-use super::args::{CacheArgs, DEFAULT_CACHE, FileArgs, NodeArgs, RunArgs};
+use super::args::{CacheArgs, DEFAULT_CACHE, FileArgs, NodeArgs, PipelineShowArgs, RunArgs};
 use super::changed::changed_files;
 use super::ledger::{RUNNING, RunDisplay, RunProgress, last_line, summary};
 use super::publish::{publish, publishes};
@@ -25,7 +25,8 @@ use crate::analysis;
 use crate::data::RunMetricRow;
 use crate::engine::progress::Progress;
 use crate::engine::{
-    self, Graph, LoadOptions, Memory, NodeId, NodeReport, Plan, Program, Report, RunOptions, Site, State,
+    self, Diagnostics, Graph, LoadOptions, Memory, NodeId, NodeReport, Plan, Program, Registry, Report,
+    RunOptions, Site, StageText, State,
 };
 use crate::exec::own_program;
 use crate::runs::{self, Machine, Run, RunFolder, RunRecord, digests};
@@ -39,6 +40,15 @@ pub(crate) fn load(
     args: &FileArgs,
     digest: &dyn Fn(&Path, &Selection) -> std::io::Result<Digest>,
 ) -> anyhow::Result<Graph> {
+    load_by(args, digest, engine::load)
+}
+
+/// Loads a pipeline with what the command line adds to it, by a function of the engine.
+fn load_by<T>(
+    args: &FileArgs,
+    digest: &dyn Fn(&Path, &Selection) -> std::io::Result<Digest>,
+    load: fn(&Path, &LoadOptions, &Registry) -> Result<T, Diagnostics>,
+) -> anyhow::Result<T> {
     if !args.settings.is_empty() && !args.file.exists() {
         check_stray_setting(&args.file.to_string_lossy())?;
     }
@@ -51,7 +61,7 @@ pub(crate) fn load(
         digest,
         ..LoadOptions::default()
     };
-    Ok(engine::load(&args.file, &options, &registry())?)
+    Ok(load(&args.file, &options, &registry())?)
 }
 
 /// What this place has: the site file that is named, or the one beside the pipeline.
@@ -102,9 +112,32 @@ pub(crate) fn print_warnings(graph: &Graph) {
 }
 
 pub(crate) fn check(args: &FileArgs) -> anyhow::Result<ExitCode> {
-    let graph = load(args, &Digest::of_input)?;
+    let (graph, stages) = load_by(args, &Digest::of_input, engine::load_shown)?;
     print_warnings(&graph);
     println!("{}: valid, {}", args.file.display(), several(graph.nodes.len(), "node"));
+    let shared: Vec<&StageText> = stages.iter().filter(|stage| !stage.shared.is_empty()).collect();
+    let widest = shared.iter().map(|stage| stage.name.chars().count()).max().unwrap_or(0);
+    for stage in shared {
+        let from: Vec<String> = stage
+            .shared
+            .iter()
+            .map(|(origin, count)| format!("{} from {origin}", several(*count, "value")))
+            .collect();
+        println!("  {:widest$}  {}", stage.name, from.join(", "));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints stages with everything filled in.
+pub(crate) fn show(args: &PipelineShowArgs) -> anyhow::Result<ExitCode> {
+    args.targets.iter().try_for_each(|name| check_stray_setting(name))?;
+    let (graph, stages) = load_by(&args.pipeline, &Digest::of_input, engine::load_shown)?;
+    print_warnings(&graph);
+    let nodes = targets(&graph, &args.targets)?;
+    let is_meant =
+        |stage: &&StageText| args.targets.is_empty() || nodes.iter().any(|id| stage.is_of(graph.node(*id)));
+    let texts: Vec<String> = stages.iter().filter(is_meant).map(StageText::yaml).collect();
+    output::print(&texts.join("\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -36,7 +36,7 @@ pub use decision::{DECISION, stops, write_decision};
 pub use explain::{Change, What, differences};
 pub use grammar::{
     Diagnostic, Diagnostics, Edge, EdgeRole, Frame, LoadOptions, Outline, OutlineNode, SITE_FILE, Shape,
-    Site, Tail, is_name, load, nearest, outline, outline_unrolled, read_stage, schema,
+    Site, StageText, Tail, is_name, load, load_shown, nearest, outline, outline_unrolled, read_stage, schema,
 };
 pub use graph::{
     Assigned, Graph, GraphVariant, InputBinding, Loop, Node, NodeId, On, Policy, Publish, StageTemplate,

@@ -30,6 +30,10 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     /// The part that its inputs and parameters have in its results, by path; see [`Part`].
     const PARTS: &'static [(&'static str, Part)] = &[];
 
+    /// The places that take a role, and the name of the role that each takes if the pipeline has it and no `role` is typed: the
+    /// stage itself has an empty path; in a path such as `models.*`, the `*` stands for each entry of a list.
+    const ROLES: &'static [(&'static str, &'static str)] = &[];
+
     /// Keys under which scalars are text, exactly as typed: there `3.10` is a version and not the number 3.1.
     const VERBATIM: &'static [&'static str] = &[];
 
@@ -257,6 +261,7 @@ struct Entry {
     kind: &'static Kind,
     purpose: Purpose,
     parts: &'static [(&'static str, Part)],
+    roles: &'static [(&'static str, &'static str)],
     verbatim: &'static [&'static str],
     decode: Decode,
     schema: KindSchema,
@@ -268,6 +273,7 @@ impl Entry {
             kind: const { &S::KIND },
             purpose: S::PURPOSE,
             parts: S::PARTS,
+            roles: S::ROLES,
             verbatim: S::VERBATIM,
             decode: decode::<S>,
             schema: S::json_schema,
@@ -359,6 +365,11 @@ impl Registry {
 
     pub(super) fn schemas(&self) -> impl Iterator<Item = (&'static Kind, KindSchema)> + '_ {
         self.kinds.iter().map(|entry| (entry.kind, entry.schema))
+    }
+
+    /// The places of a kind that take a role, with the role that each takes by default.
+    pub fn roles(&self, kind: &str) -> &'static [(&'static str, &'static str)] {
+        self.kinds.iter().find(|entry| entry.kind.name == kind).map_or(&[], |entry| entry.roles)
     }
 
     /// The kind of a loop's `until`, and how it is decoded.

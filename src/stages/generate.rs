@@ -110,6 +110,7 @@ impl Stage for Generate {
         excluded_from_key: &[],
     };
 
+    const ROLES: &'static [(&'static str, &'static str)] = &[("", "attacker")];
     const PARTS: &'static [(&'static str, Part)] = &[
         ("model", Part::Subject),
         ("history", Part::Subject),

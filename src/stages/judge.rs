@@ -87,6 +87,7 @@ impl Stage for Judge {
     };
 
     const PURPOSE: Purpose = Purpose::Judging;
+    const ROLES: &'static [(&'static str, &'static str)] = &[("", "evaluator")];
     const PARTS: &'static [(&'static str, Part)] = &[("data", Part::Source), ("model", Part::Judge)];
 
     fn views() -> Views {

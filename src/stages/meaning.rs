@@ -77,6 +77,7 @@ impl Stage for Meaning {
     };
 
     const PURPOSE: Purpose = Purpose::Judging;
+    const ROLES: &'static [(&'static str, &'static str)] = &[("", "judge")];
     const PARTS: &'static [(&'static str, Part)] = &[("data", Part::Source), ("model", Part::Judge)];
 
     fn check(&self) -> Result<(), CheckError> {

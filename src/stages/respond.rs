@@ -137,6 +137,7 @@ impl Stage for Respond {
         excluded_from_key: &[],
     };
 
+    const ROLES: &'static [(&'static str, &'static str)] = &[("models.*", "defender")];
     const PARTS: &'static [(&'static str, Part)] =
         &[("models", Part::Subject), ("data", Part::Source), ("benign", Part::Prompts)];
 

@@ -97,6 +97,8 @@ impl Stage for Vote {
     };
 
     const PURPOSE: Purpose = Purpose::Judging;
+    const ROLES: &'static [(&'static str, &'static str)] =
+        &[("experts.safety.*", "expert"), ("experts.utility.*", "expert")];
 
     fn check(&self) -> Result<(), CheckError> {
         if self.prompts == 0 {

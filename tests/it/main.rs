@@ -39,6 +39,7 @@ mod reading;
 mod removal;
 mod report;
 mod results;
+mod roles;
 mod run;
 mod schema;
 mod serve;

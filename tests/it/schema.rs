@@ -78,7 +78,11 @@ const CHANGES: &[(&str, &str, Option<&str>)] = &[
     ("matrix: { profile: [b, c] }", "matrix: { profile: b }", Some("/stages/others/matrix/profile")),
     ("steps: 60", "steps: many", Some("/stages/warmup/steps")),
     ("steps: 60", "steps: 1.5", Some("/stages/warmup/steps")),
-    ("steps: 60\n", "\n", Some("\"steps\" is a required property")),
+    // Defaults may give it; whether they do is for `pipeline check`.
+    ("steps: 60\n", "\n", None),
+    ("seed: 5", "seed: 5\nroles: { attacker: { chat: true } }\ndefaults: { sft: { steps: 60 } }", None),
+    ("seed: 5", "seed: 5\nroles: { attacker: yes }", Some("/roles/attacker")),
+    ("seed: 5", "seed: 5\ndefaults: { sfd: {} }", Some("sfd")),
     ("heads: 2", "head: 2", Some("'head' was unexpected")),
     ("algorithm: word_level", "algorithm: word", Some("/stages/vocabulary/algorithm")),
     ("data: world.sft\n", "data: world sft\n", Some("/stages/warmup/data")),

@@ -14,6 +14,7 @@ use super::diagnostic::{At, Diagnostic, listed};
 use super::errors::Errors;
 use super::order::order;
 use super::producer::Producer;
+use super::roles::Filling;
 use super::scope::{Binding, CarriedValue, Found, Link, Scope};
 use super::site::SITE_FILE;
 use super::spec::{LoopSpec, Pipeline};
@@ -167,7 +168,9 @@ pub(crate) fn compile(
 ) -> Program {
     let limits = spec.resources.as_ref();
     let uses = UseWarnings::new(errors.source);
-    let drafts = decode_all(errors, registry, limits, &spec.stages, params, budget, &uses);
+    let filling = Filling::new(errors, registry, &spec.shared);
+    let drafts = decode_all(errors, limits, &spec.stages, params, budget, &uses, &filling);
+    filling.finish(&uses);
     let seed = match params.get("seed").map(|tree| &tree.value) {
         Some(Value::Int(seed)) => *seed as u64,
         _ => 0,
@@ -241,6 +244,7 @@ impl Compiler<'_> {
         let label = |(index, (label, _)): (usize, &(Option<String>, _))| Some((label.clone()?, index));
         let labels = spec.matrix.is_some().then(|| drafts.iter().enumerate().filter_map(label).collect());
         let (mut variants, mut makers) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
+        self.errors.in_stage(Some(&spec.name.name));
         for (index, (label, draft)) in drafts.into_iter().enumerate() {
             self.errors.in_variant(label.as_deref().filter(|_| index > 0));
             let variant = draft.map(|draft| self.resolve_variant(&spec.name, kind, label, draft, scope));
@@ -248,6 +252,7 @@ impl Compiler<'_> {
             variants.extend(variant);
         }
         self.errors.in_variant(None);
+        self.errors.in_stage(None);
         let name = spec.name.name.clone();
         (StageStep { name, variants }, Binding::Stage { kind, first: scope.nodes, labels, makers })
     }
@@ -260,7 +265,7 @@ impl Compiler<'_> {
         draft: DraftVariant,
         scope: &Scope,
     ) -> Variant {
-        let DraftVariant { body, mut decoded, uses, seed, policy, assigned } = draft;
+        let DraftVariant { body, common, mut decoded, uses, seed, policy, assigned } = draft;
         let (mut links, mut sources) = (Vec::with_capacity(uses.len()), Vec::with_capacity(uses.len()));
         for (used, at) in decoded.uses.iter().zip(uses) {
             let Some(found) = self.resolve(&used.origin, at, scope) else { continue };
@@ -291,7 +296,7 @@ impl Compiler<'_> {
         let name = label.as_ref().map_or(key.name.clone(), |label| format!("{}[{label}]", key.name));
         let template = StageTemplate::new(kind, decoded, policy, self.numerics.clone());
         let call = Arc::new(StageTemplate { assigned, ..template });
-        let maker = Producer { name, at: key.at, file: self.file.clone(), body, call, sources };
+        let maker = Producer { name, at: key.at, file: self.file.clone(), body, common, call, sources };
         self.check_against_sources(&maker, Upstream(&maker.sources));
         Variant { label, seed, maker: Rc::new(maker), links }
     }

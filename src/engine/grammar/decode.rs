@@ -10,6 +10,7 @@ use super::labels::{Labels, Several};
 use super::matrix::{self, Combination};
 use super::params::Substitution;
 use super::policy;
+use super::roles::Filling;
 use super::spec::{Item, LoopSpec, Reader, StageSpec};
 use super::tree::{Key, Params, Tree, Value};
 use super::uses::{UseWarnings, Uses};
@@ -84,6 +85,8 @@ pub(crate) struct StageDraft<'a> {
 pub(crate) struct DraftVariant {
     /// The tree that it was decoded from.
     pub body: Tree,
+    /// Its keys that every stage has.
+    pub common: Vec<(Key, Tree)>,
     pub decoded: Decoded,
     /// The place of each input.
     pub uses: Vec<At>,
@@ -117,14 +120,16 @@ pub(crate) fn origin(tree: &Tree) -> Option<InputSource> {
 /// Decodes the entries of a `stages:`, and those of the loops among them.
 pub(crate) fn decode_all<'a>(
     errors: &Errors,
-    registry: &Registry,
     limits: Option<&BTreeMap<String, Limit>>,
     items: &'a [Item],
     params: &Params,
     budget: &Budget,
     warnings: &UseWarnings,
+    filling: &Filling,
 ) -> Vec<Draft<'a>> {
-    Decoder { errors, registry, limits, params, budget, warnings }.decode_all(items, &Labels::default())
+    let registry = filling.registry;
+    Decoder { errors, registry, limits, params, budget, warnings, filling }
+        .decode_all(items, &Labels::default())
 }
 
 struct Decoder<'a> {
@@ -134,6 +139,7 @@ struct Decoder<'a> {
     params: &'a Params,
     budget: &'a Budget,
     warnings: &'a UseWarnings<'a>,
+    filling: &'a Filling<'a>,
 }
 
 impl Decoder<'_> {
@@ -291,7 +297,8 @@ impl Decoder<'_> {
         let at = tree.get(METRIC).map_or(tree.at, |tree| tree.at);
         let (uses, policy) = (vec![at; decoded.uses.len()], Policy::default());
         let assigned = Assigned::default();
-        let variant = DraftVariant { body: stage.body, uses, decoded, seed: None, policy, assigned };
+        let (body, common) = (stage.body, Vec::new());
+        let variant = DraftVariant { body, common, uses, decoded, seed: None, policy, assigned };
         Some(UntilDraft { key, kind, variant, in_a_row })
     }
 
@@ -344,12 +351,30 @@ impl Decoder<'_> {
             let label = combination.map_or("", |combination| combination.label.as_str());
             let uses = (&self.warnings.params, &of_matrix);
             let substitution = Substitution { axes, label, uses, ..self.substitution(labels) };
-            let common = [&spec.seed, &spec.resources, &spec.timeout, &spec.retry, &spec.on, &spec.publish];
-            let [seed, resources, timeout, retry, on, publish] =
-                common.map(|tree| tree.as_ref().and_then(|tree| substitution.apply(tree)));
+            let (filled, body) = self.filling.fill(spec, kind.name, &substitution);
+            let own = [
+                ("seed", &spec.seed),
+                ("resources", &spec.resources),
+                ("timeout", &spec.timeout),
+                ("retry", &spec.retry),
+                ("on", &spec.on),
+                ("publish", &spec.publish),
+            ];
+            let [seed, resources, timeout, retry, on, publish] = own.map(|(key, tree)| match tree {
+                Some(tree) => substitution.apply(tree),
+                // The seeds of a matrix are closer to the stage.
+                None if key == "seed" && assigned.seed.is_some() => None,
+                None => filled.get(key).cloned(),
+            });
             let keys = [&resources, &timeout, &retry, &on, &publish].map(Option::as_ref);
             let policy = policy::read(self.errors, self.limits, keys);
-            let body = substitution.apply(&spec.body)?;
+            let common = own.iter().zip([&seed, &resources, &timeout, &retry, &on, &publish]);
+            let common = common.filter_map(|((key, _), tree)| {
+                let tree = tree.clone()?;
+                Some((Key { name: (*key).to_owned(), at: tree.at }, tree))
+            });
+            let common: Vec<(Key, Tree)> = common.collect();
+            let body = body?;
             let decoded = self.decode(spec, &body, verbatim, decode)?;
             if let Some(tree) =
                 retry.as_ref().and_then(|retry| retry.get("on")).filter(|_| !decoded.runs_command)
@@ -380,8 +405,9 @@ impl Decoder<'_> {
             let place =
                 |tree: Option<&Tree>| tree.map_or(spec.name.at, |tree| tree.get("path").unwrap_or(tree).at);
             let uses = trees.into_iter().map(place).collect();
-            Some(DraftVariant { body, uses, decoded, seed, policy, assigned })
+            Some(DraftVariant { body, common, uses, decoded, seed, policy, assigned })
         };
+        self.errors.in_stage(Some(&spec.name.name));
         let variants = match (&spec.matrix, combinations) {
             (None, _) => vec![(None, variant(None))],
             (Some(_), None) => return Draft::Broken(&spec.name),
@@ -397,6 +423,7 @@ impl Decoder<'_> {
                 variants
             }
         };
+        self.errors.in_stage(None);
         Draft::Stage(StageDraft { spec, kind, variants })
     }
 

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 
 use super::diagnostic::{At, Diagnostic, Diagnostics, MANY};
+use super::sections::Section;
 use super::source::Source;
 
 /// Collects the errors of a file. Keeps one message once for each place, however many variants and ablations cause it.
@@ -13,6 +14,9 @@ pub(crate) struct Errors<'a> {
     seen: RefCell<HashSet<(usize, usize, String)>>,
     ablation: RefCell<Option<String>>,
     variant: RefCell<Option<String>>,
+    stage: RefCell<Option<String>>,
+    /// Where what several stages share begins and ends. An error there is said once, with a stage that it is found for.
+    shared: RefCell<Vec<Section>>,
 }
 
 impl<'a> Errors<'a> {
@@ -23,6 +27,8 @@ impl<'a> Errors<'a> {
             seen: RefCell::default(),
             ablation: RefCell::default(),
             variant: RefCell::default(),
+            stage: RefCell::default(),
+            shared: RefCell::default(),
         }
     }
 
@@ -34,6 +40,16 @@ impl<'a> Errors<'a> {
     /// Errors added from now on belong to this variant of a stage, which is not its first.
     pub(crate) fn in_variant(&self, label: Option<&str>) {
         *self.variant.borrow_mut() = label.map(str::to_owned);
+    }
+
+    /// Errors added from now on are found for this stage.
+    pub(crate) fn in_stage(&self, name: Option<&str>) {
+        *self.stage.borrow_mut() = name.map(str::to_owned);
+    }
+
+    /// Several stages share what is at these places.
+    pub(crate) fn share(&self, sections: Vec<Section>) {
+        *self.shared.borrow_mut() = sections;
     }
 
     /// Whether there are so many errors that the checks stop.
@@ -57,7 +73,15 @@ impl<'a> Errors<'a> {
         }
         let message = error.message.as_mut()?;
         let (line, column) = error.place.as_ref().map_or((0, 0), |(at, ..)| (at.line, at.column));
-        if self.seen.borrow_mut().insert((line, column, message.clone())) {
+        let is_shared = self.shared.borrow().iter().any(|section| section.has(line, column));
+        let said = if is_shared { String::new() } else { message.clone() };
+        if self.seen.borrow_mut().insert((line, column, said)) {
+            if let Some(name) = self.stage.borrow().as_ref().filter(|_| is_shared) {
+                let named = format!("stage `{name}`");
+                if !message.contains(&named) {
+                    *message += &format!(" (found for the {named})");
+                }
+            }
             for (what, name) in [("variant", &self.variant), ("ablation", &self.ablation)] {
                 if let Some(name) = &*name.borrow() {
                     *message += &format!(" (in the {what} `{name}`)");

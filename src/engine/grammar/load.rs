@@ -12,6 +12,7 @@ use super::compile::{self, Outside, Program, unreadable};
 use super::diagnostic::{At, Diagnostic, Diagnostics};
 use super::errors::Errors;
 use super::extends::Extension;
+use super::sections::Section;
 use super::settings::Setting;
 use super::site::Site;
 use super::source::Source;
@@ -57,7 +58,9 @@ impl Default for LoadOptions<'_> {
 
 /// A checked pipeline: its program with each requested set of parameters, loops not yet unrolled.
 pub(crate) struct Compiled {
-    source: Source,
+    pub source: Source,
+    /// The parts of the file that has the stages.
+    pub sections: Vec<Section>,
     pub name: String,
     text: String,
     extends: Option<String>,
@@ -161,6 +164,8 @@ pub(crate) fn compiled(
     let base = extension.as_ref().map(|extension| read_base(&own, extension, options.base)).transpose()?;
     let (source, tree) = base.as_ref().map_or((&own, &own_tree), |(source, tree)| (source, tree));
     let errors = Errors::new(source);
+    let sections = Section::all(tree);
+    errors.share(sections.iter().filter(|section| section.is_shared()).cloned().collect());
     let mut spec = spec::Pipeline::read(&errors, tree);
     spec.resources = options.site.and_then(|site| {
         let of_site = site.resources.clone();
@@ -252,7 +257,7 @@ pub(crate) fn compiled(
     let extends = base.as_ref().map(|(source, _)| source.text.clone());
     let source = base.map_or(own, |(source, _)| source);
     let settings = settings.into_iter().map(|setting| setting.text).collect();
-    Ok(Compiled { name, text, extends, resources, endpoints, settings, programs, outside, source })
+    Ok(Compiled { name, text, extends, resources, endpoints, settings, programs, outside, source, sections })
 }
 
 /// Reads the keys of a stage from a file of its own, to be put into a pipeline. Under verbatim keys scalars are text.
@@ -264,8 +269,13 @@ pub fn read_stage(text: &str, registry: &Registry) -> Result<serde_json::Value, 
 
 /// Reads, checks and unrolls a pipeline file: everything that can be known before anything runs.
 pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<Graph, Diagnostics> {
-    let Compiled { source, name, text, extends, resources, endpoints, settings, programs, outside } =
-        compiled(path, options, registry)?;
+    unrolled(path, options, compiled(path, options, registry)?)
+}
+
+/// Unrolls a checked pipeline.
+pub(crate) fn unrolled(path: &Path, options: &LoadOptions, compiled: Compiled) -> Result<Graph, Diagnostics> {
+    let Compiled { source, name, text, extends, resources, endpoints, settings, programs, outside, .. } =
+        compiled;
     let size = programs.iter().map(|(program, _)| unroll::size(&program.steps)).sum::<unroll::Size>();
     let too_much = |most: String| {
         let message = format!("the pipeline must unroll to at most {most}, found more");

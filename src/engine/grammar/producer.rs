@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::diagnostic::At;
-use super::tree::Tree;
+use super::tree::{Key, Tree};
 use super::wording;
 use crate::graph::StageTemplate;
 use crate::upstream::{Feeding, MadeBy, Source, Upstream, Views};
@@ -20,6 +20,8 @@ pub(crate) struct Producer {
     pub file: Rc<PathBuf>,
     /// The tree that it was decoded from.
     pub body: Tree,
+    /// Its keys that every stage has, such as `seed`.
+    pub common: Vec<(Key, Tree)>,
     pub call: Arc<StageTemplate>,
     /// Indexed by the numbers of the call's inputs.
     pub sources: Vec<Source>,

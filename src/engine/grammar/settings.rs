@@ -101,7 +101,7 @@ fn from_file(
 }
 
 /// A value as one types it after `NAME=`.
-fn as_typed(value: &Tree) -> String {
+pub(crate) fn as_typed(value: &Tree) -> String {
     let plain = value.to_text();
     match &value.value {
         Value::List(_) | Value::Map(_) => value.as_typed(),

@@ -6,6 +6,7 @@ use super::diagnostic::{At, nearest};
 use super::errors::Errors;
 use super::policy::{self, Place};
 use super::reference::{is_name, is_path};
+use super::roles::Shared;
 use super::tree::{Key, Params, Tree, Value};
 use crate::resources::Limit;
 
@@ -36,6 +37,8 @@ pub(crate) struct Pipeline {
     pub endpoints: Option<BTreeMap<String, serde_json::Value>>,
     /// The place of the device or, without one, of the number type.
     pub numerics_at: Option<At>,
+    /// What is put below the keys of stages.
+    pub shared: Shared,
     pub stages: Vec<Item>,
 }
 
@@ -102,8 +105,19 @@ impl Pipeline {
     /// Reads the file. Reports errors and leaves out what is wrong.
     pub(crate) fn read(errors: &Errors, tree: &Tree) -> Pipeline {
         let reader = Reader { errors };
-        let known =
-            ["pipeline", "seed", "seeds", "device", "dtype", "params", "resources", "stages", "ablations"];
+        let known = [
+            "pipeline",
+            "seed",
+            "seeds",
+            "device",
+            "dtype",
+            "params",
+            "roles",
+            "defaults",
+            "resources",
+            "stages",
+            "ablations",
+        ];
         reader.known_keys(tree, "a pipeline", &known);
         let entries = |key| tree.get(key).map(|tree| reader.named(tree, key)).unwrap_or_default();
         let stages = reader.required(tree, "a pipeline", "stages").map(|stages| reader.items(stages));
@@ -117,6 +131,7 @@ impl Pipeline {
             endpoints: None,
             resources: Some(entries("resources").iter().filter_map(|entry| reader.limit(entry)).collect()),
             numerics_at: tree.get("device").or(tree.get("dtype")).map(|tree| tree.at),
+            shared: Shared::new(entries("roles"), entries("defaults")),
             stages: stages.unwrap_or_default(),
         }
     }

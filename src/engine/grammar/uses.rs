@@ -75,7 +75,7 @@ impl<'a> UseWarnings<'a> {
         UseWarnings { source, params: Uses::default(), seen: RefCell::default(), found: RefCell::default() }
     }
 
-    fn add(&self, at: At, message: String, help: String) {
+    pub(crate) fn add(&self, at: At, message: String, help: String) {
         if self.seen.borrow_mut().insert((at.line, at.column, message.clone())) {
             self.found.borrow_mut().push(self.source.error(at, message).help(help));
         }

@@ -46,6 +46,7 @@ impl Stage for Prefer {
     };
 
     const PURPOSE: Purpose = Purpose::Judging;
+    const ROLES: &'static [(&'static str, &'static str)] = &[("by.judge", "arbiter")];
 
     fn check(&self) -> Result<(), CheckError> {
         match &self.by {

@@ -45,8 +45,16 @@ pub fn common() -> Value {
     })
 }
 
+/// The key of a place that takes a role.
+pub(super) fn role() -> Value {
+    json!({ "type": "string", "description":
+        "The role of the pipeline's `roles:` that gives what is left out here. By default the role of the kind, such as \
+         `attacker`, if the pipeline has it; without a value, none. The role of a stage is also that of the models in it." })
+}
+
 /// The keys of the file.
-pub(super) fn top() -> Value {
+pub(super) fn top(registry: &Registry) -> Value {
+    let kinds: Vec<&str> = registry.names().collect();
     json!({
         "pipeline": { "type": "string", "pattern": NAME, "description":
             "The pipeline's name; its results are in results/NAME." },
@@ -66,6 +74,15 @@ pub(super) fn top() -> Value {
             "Named values. `$name` stands for one, `${name}` inside longer text; `--set name=value` changes one.",
             "propertyNames": { "pattern": PATH, "not": { "enum": ["seed", "device", "dtype"] } },
             "additionalProperties": { "type": ["number", "string", "boolean", "array", "object"] } },
+        "roles": { "type": "object", "propertyNames": { "pattern": NAME }, "description":
+            "How models are asked, by role: keys such as `prompt`, `chat` and `sampling`. They count where stages that take \
+                the role leave them out. A stage, or an entry of its list of models, takes the role `attacker`, `defender`, \
+                `evaluator`, … of its kind, or the one that `role` names.",
+            "additionalProperties": { "type": ["object", "string"], "pattern": PARAMETER } },
+        "defaults": { "type": "object", "propertyNames": { "enum": kinds }, "description":
+            "Keys of stages by kind, such as { update: { lora: … } }. They count where stages of the kind, and the roles \
+                that they take, leave them out.",
+            "additionalProperties": { "type": ["object", "string"], "pattern": PARAMETER } },
         "resources": { "type": "object", "propertyNames": { "pattern": NAME }, "description":
             "The limit of each resource, such as { gpu: 2, api: { at_once: 8, per_minute: 60 } }. Stages that run side by \
              side never take more at once or within a minute.",

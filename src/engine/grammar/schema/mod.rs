@@ -9,6 +9,8 @@ use serde_json::{Map, Value, json};
 
 use self::grammar::PARAMETER;
 use self::tidy::{each_inner, generator, tidy};
+use super::known::KnownKeys;
+use super::roles::ROLE;
 use crate::stage::Registry;
 
 pub use grammar::common;
@@ -19,7 +21,10 @@ pub fn document(registry: &Registry) -> Value {
     let mut generator = generator();
     let mut definitions = Map::new();
     for (kind, schema) in registry.schemas() {
-        let schema = stage(kind.name, tidy(schema(&mut generator).to_value()));
+        let mut schema = stage(kind.name, tidy(schema(&mut generator).to_value()));
+        if !registry.roles(kind.name).is_empty() {
+            schema["properties"][ROLE] = role_or_none();
+        }
         definitions.insert(format!("stage.{}", kind.name), schema);
     }
     if let Some(schema) = registry.until_schema() {
@@ -29,13 +34,18 @@ pub fn document(registry: &Registry) -> Value {
     for (name, schema) in generator.take_definitions(true) {
         definitions.insert(name, with_parameters(tidy(schema)));
     }
+    for kind in registry.names() {
+        KnownKeys::of(registry, kind).definitions(registry.roles(kind)).iter().for_each(|name| {
+            take_role(&mut definitions, name);
+        });
+    }
     definitions.extend(grammar::grammar(registry));
     let mut document = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "triplay pipeline",
         "description": "A pipeline of triplay: stages, the loops around them, and their inputs.",
         "type": "object",
-        "properties": grammar::top(),
+        "properties": grammar::top(registry),
         "required": ["pipeline"],
         "additionalProperties": false,
         "$defs": definitions,
@@ -47,8 +57,37 @@ pub fn document(registry: &Registry) -> Value {
     document
 }
 
+fn role_or_none() -> Value {
+    let mut role = grammar::role();
+    role["type"] = json!(["string", "null"]);
+    role
+}
+
+/// Lets a map of a stage take a role, which may give what it requires.
+fn take_role(definitions: &mut Map<String, Value>, name: &str) {
+    if let Some(map) = definitions.get_mut(name).and_then(Value::as_object_mut) {
+        map.remove("required");
+        if let Some(Value::Object(keys)) = map.get_mut("properties") {
+            keys.insert(ROLE.into(), role_or_none());
+        }
+    }
+}
+
 /// The schema of the keys of one kind, with its definitions in `$defs`. It does not accept parameters.
 pub fn of_kind(registry: &Registry, name: &str) -> Option<Value> {
+    let mut schema = keys_of(registry, name)?;
+    let roles = registry.roles(name);
+    if !roles.is_empty() {
+        schema["properties"][ROLE] = grammar::role();
+    }
+    for map in KnownKeys::of(registry, name).definitions(roles) {
+        schema["$defs"][map]["properties"][ROLE] = grammar::role();
+    }
+    Some(schema)
+}
+
+/// The same with the keys of the kind alone.
+pub(crate) fn keys_of(registry: &Registry, name: &str) -> Option<Value> {
     let (_, schema) = registry.schemas().find(|(kind, _)| kind.name == name)?;
     let mut generator = generator();
     let mut schema = tidy(schema(&mut generator).to_value());
@@ -73,9 +112,8 @@ fn stage(name: &str, keys: Value) -> Value {
         properties.extend(part.as_object().cloned().unwrap_or_default());
     }
     schema["properties"] = properties.into();
-    let mut required = vec![json!("kind")];
-    required.extend(schema["required"].as_array().cloned().unwrap_or_default());
-    schema["required"] = required.into();
+    // Roles and defaults may give the others.
+    schema["required"] = json!(["kind"]);
     schema
 }
 
