@@ -10,7 +10,7 @@ trap 'down triplay' EXIT
 
 version() { "$REAL/venv-$1/bin/python" -c "from importlib.metadata import version; print('$2', version('$2'))"; }
 
-echo "$(date -u +%F), $(nproc) cores, $("$triplay" --version), SmolLM2-135M-Instruct in f32"
+echo "$(date -u +%F), $(nproc --all) cores, $("$triplay" --version), SmolLM2-135M-Instruct in f32"
 triplay_up "$triplay" "$port"
 echo "== $(version eval lm_eval), $(version eval transformers)"
 "$REAL/venv-eval/bin/python" "$here/lm_eval_agrees.py" "$url" smollm2 "$BASE"

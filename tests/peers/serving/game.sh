@@ -10,7 +10,7 @@ trap 'down vllm llama; rm -rf "$work"' EXIT
 cp "$here"/game.yaml "$here"/*.jinja "$work"
 cd "$work"
 
-echo "$(date -u +%F), $(nproc) cores, $("$triplay" --version)"
+echo "$(date -u +%F), $(nproc --all) cores, $("$triplay" --version)"
 vllm_up 8101
 llama_up 8102 1 4 1024
 for others in vllm llama.cpp; do
