@@ -21,10 +21,9 @@ endpoints:
   others: { url: "http://127.0.0.1:$port", kind: $others, requests: 4 }
 Y
     echo "== defender and evaluator behind $others"
-    # Only the cached world and first step are shared by the two runs: a model behind a server counts by its name alone.
     "$triplay" pipeline run game.yaml --set base="$BASE" --set others="$others" 2>&1 | grep -v '^  '
     "$triplay" data show latest:play[2]/update.metrics --columns metric,value,count | grep -w 'metric\|served_gap\|reward'
-    "$triplay" data show 'latest:play[2]/verdicts' --columns label,text --rows 3
+    "$triplay" data show 'latest:play[2]/verdicts' --columns class,text --rows 3
     curl -s http://127.0.0.1:8101/v1/models | grep -o '"id":"[^"]*","object":"model","created"' | grep -o '"id":"[^"]*"' |
         tee models | cat
     [ "$(cat models)" = '"id":"smollm2"' ] || { echo "an adapter was not unloaded" >&2; exit 1; }
