@@ -120,11 +120,8 @@ fn a_game_whose_roles_are_all_behind_a_server_has_the_same_outputs_to_the_byte()
     let here = space.run(&["--set", "rounds=1"]);
     let served = space.triplay(&["pipeline", "run", "served.yaml", "--json", "--set", "rounds=1"]).json();
     assert_eq!(space.digests(&served), space.digests(&here));
-    let own: u64 = served["cached"].as_u64().unwrap();
-    assert!(
-        own < served["ran"].as_u64().unwrap(),
-        "what is asked through a server has keys of its own: {served}"
-    );
+    let ran = served["ran"].as_u64().unwrap();
+    assert!(ran > 10, "what is asked through a server has keys of its own: {served}");
     assert_eq!(server.models(), ["tiny"], "what was loaded is unloaded");
     assert!(server.counted("triplay_requests_total") > 50.0);
     let again = space.triplay(&["pipeline", "run", "served.yaml", "--json", "--set", "rounds=1"]).json();
@@ -146,7 +143,7 @@ stages:
     lr: 1e-2
   attacks: { kind: generate, model: ATTACKER, data: world.seeds, prompts: 8, group: 4, sampling: SAMPLING }
   rewards: { kind: reward, data: attacks, terms: [{ meaning: {} }, { self_bleu: { pool: world.empty_pool } }] }
-  update: { kind: update, model: warmup.model, data: rewards, lora: { rank: 4 }, GUARDSalgorithm: { grpo: { lr: 1e-2, kl: 0 } } }
+  update: { kind: update, model: warmup.model, data: rewards, lora: { rank: 4 }, GUARDSalgorithm: { grpo: { lr: 1, kl: 0 } } }
   before: { kind: generate, model: { endpoint: lab, load: warmup.model }, data: world.seeds, prompts: 4, seed: 9, sampling: { max_new_tokens: 12 } }
   after: { kind: generate, model: { endpoint: lab, load: update.model }, data: world.seeds, prompts: 4, seed: 9, sampling: { max_new_tokens: 12 } }
   later: { kind: generate, model: { endpoint: lab, load: warmup.model }, data: world.seeds, prompts: 4, seed: 9, sampling: { max_new_tokens: 12, stop: [never] } }
@@ -235,7 +232,7 @@ fn no_finished_row_is_lost_by_kill_9_and_none_is_asked_again() {
         &format!("endpoints: {{ lab: {{ url: {}, requests: {at_once} }} }}\n", server.url),
     );
     let rows_asked = 400;
-    space.write("ask.yaml", &attacks("{ endpoint: lab, model: tiny, revision: r1 }", rows_asked));
+    space.write("ask.yaml", &attacks("{ endpoint: lab, model: tiny }", rows_asked));
     let mut run = space.command(&["pipeline", "run", "ask.yaml"]).spawn().unwrap();
     let asked = || server.counted("triplay_requests_total");
     until("rows are answered", || asked() > 40.0);
@@ -264,7 +261,7 @@ fn no_finished_row_is_lost_by_kill_9_and_none_is_asked_again() {
 fn a_managed_server_is_started_where_it_is_needed_and_ends_with_the_run_and_with_a_killed_one() {
     let space = Space::new();
     let command =
-        format!("echo $$ >> pids; exec {} serve {{model}} --port {{port}}", env!("CARGO_BIN_EXE_triplay"));
+        format!("echo $$ >> pids; exec {} serve {{model}}={{model}} --port {{port}}", env!("CARGO_BIN_EXE_triplay"));
     space.write("triplay.yaml", &format!("endpoints:\n  lab:\n    command: '{command}'\n"));
     let pids = || -> Vec<i32> {
         let text = fs::read_to_string(space.path("pids")).unwrap_or_default();
@@ -317,11 +314,13 @@ fn a_server_that_cannot_answer_is_one_clear_error() {
     let url = format!("url: {}", server.url);
     let tiny = "{ endpoint: lab, model: tiny }";
     assert_eq!(ask(&format!("{url}, key: LAB_KEY"), tiny, "moss-and-rue").code, Some(0));
+    // Not in the cache.
+    let other = "{ endpoint: lab, model: tiny, revision: b }";
     for (site, model, key, error) in [
-        (format!("{url}, key: LAB_KEY"), "{ endpoint: lab, model: tiny, revision: b }", "wrong", "LAB_KEY"),
-        (url.clone(), "{ endpoint: lab, model: tiny, revision: b }", "x", "key"),
+        (format!("{url}, key: LAB_KEY"), other, "wrong", "LAB_KEY"),
+        (url.clone(), other, "x", "key"),
         (format!("{url}, key: LAB_KEY"), "{ endpoint: lab, model: owl }", "moss-and-rue", "owl"),
-        ("url: http://127.0.0.1:1".into(), "{ endpoint: lab, model: tiny, revision: b }", "x", "127.0.0.1:1"),
+        ("url: http://127.0.0.1:1".into(), other, "x", "127.0.0.1:1"),
     ] {
         let seen = ask(&site, model, key);
         seen.fails(1, error);

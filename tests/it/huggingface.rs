@@ -356,7 +356,7 @@ fn thinking_is_hidden_from_the_other_side_unless_it_is_shown() {
     fs::write(&template, format!("{CHAT}<think>\n")).unwrap();
     let respond = |name: &str, answer: &str| {
         format!(
-            "  {name}: {{ kind: respond, data: attacks, models: [{{ model: {{ path: models/defender }}, chat: true{answer} }}], \
+            "  {name}: {{ kind: respond, seed: 3, data: attacks, models: [{{ model: {{ path: models/defender }}, chat: true{answer} }}], \
              sampling: {{ max_new_tokens: 6 }} }}\n"
         )
     };

@@ -7,7 +7,7 @@ use crate::space::Space;
 const WORLD: &str = "
   world: { kind: sandbox, sft: 30, sft_others: 10, benchmark: 9, pairs: 9, benign: 9 }
   vocabulary: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
-  warmup: { kind: sft, data: world.sft, tokenizer: vocabulary, init: { hidden: 32, layers: 1, heads: 2, positions: 96 }, steps: 1 }
+  warmup: { kind: sft, data: world.sft, tokenizer: vocabulary, init: { hidden: 32, layers: 1, heads: 2, positions: 96 }, steps: 1, lr: 1e-3 }
 ";
 
 /// Every key where it counts.

@@ -111,10 +111,34 @@ fn stage(name: &str, keys: Value) -> Value {
     for part in [schema["properties"].take(), common()] {
         properties.extend(part.as_object().cloned().unwrap_or_default());
     }
+    // A key without a value leaves out what roles and defaults would give.
+    properties.iter_mut().filter(|(key, _)| *key != "kind").for_each(|(_, schema)| or_nothing(schema));
     schema["properties"] = properties.into();
     // Roles and defaults may give the others.
     schema["required"] = json!(["kind"]);
     schema
+}
+
+/// Extends a schema to accept null.
+fn or_nothing(schema: &mut Value) {
+    let nothing = json!("null");
+    match (&mut schema["type"], schema.get("anyOf").is_some()) {
+        (Value::String(one), _) => schema["type"] = json!([one, nothing]),
+        (Value::Array(several), _) => several.push(nothing),
+        (_, true) => {
+            if let Some(branches) = schema["anyOf"].as_array_mut() {
+                branches.push(json!({ "type": nothing }));
+            }
+        }
+        _ => {}
+    }
+    let Some(object) = schema.as_object_mut() else { return };
+    if object["type"].is_null() {
+        object.remove("type");
+    }
+    if let Some(reference) = object.remove("$ref") {
+        object.insert("anyOf".into(), json!([{ "$ref": reference }, { "type": "null" }]));
+    }
 }
 
 /// Extends a schema to accept `$name` for every value that is not text. Types stay alternatives of one schema
