@@ -8,7 +8,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export URL=$1 MODEL=$2 PROMPTFOO_DISABLE_TELEMETRY=1 PROMPTFOO_DISABLE_UPDATE=1 PROMPTFOO_DISABLE_REMOTE_GENERATION=1 PROMPTFOO_CONFIG_DIR=$work
 "$REAL/npm/node_modules/.bin/promptfoo" eval --config "$here/promptfooconfig.yaml" --no-cache --no-write --no-progress-bar --no-table \
-    --output "$work/results.json" >"$work/log" 2>&1 || { tail -40 "$work/log"; exit 1; }
+    --output "$work/results.json" >"$work/log" 2>&1 || true    # what failed is shown below
+[ -s "$work/results.json" ] || { tail -40 "$work/log"; exit 1; }
 python3 - "$work/results.json" <<'P'
 import json, sys
 results = json.load(open(sys.argv[1]))["results"]
