@@ -19,7 +19,7 @@ environment() {
 }
 
 [ -x uv/bin/uv ] || { python3 -m venv uv && uv/bin/pip install --quiet --only-binary :all: uv; }
-environment hf --no-build torch transformers gguf safetensors accelerate
+environment hf --no-build torch transformers gguf safetensors accelerate peft
 environment llama --no-build xllamacpp
 environment eval --no-build "lm-eval[api]" transformers torch accelerate
 environment inspect --no-build inspect-ai openai

@@ -2,6 +2,7 @@
 
 Usage: llama_server.py GGUF PORT THREADS SLOTS CONTEXT     (CONTEXT: positions of each slot)
 """
+import os
 import signal
 import sys
 import time
@@ -23,6 +24,7 @@ if isinstance(p.model_alias, set):
     p.model_alias = {"smollm2"}
 server = xllamacpp.Server(p)
 print("listening", server.listening_address, flush=True)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+# Not sys.exit: the server's destructor waits for ever while requests are under way, and keeps their connections open.
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 while True:
     time.sleep(1)
