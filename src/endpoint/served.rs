@@ -93,16 +93,12 @@ pub struct Progress {
     pub tokens: u64,
 }
 
+/// Without the number of rows, which its reader shows already.
 impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.total {
-            Some(total) => write!(f, "{}/{total} rows", self.done)?,
-            None => write!(f, "{} rows", self.done)?,
-        }
         match self.rate {
-            rate if rate >= 10.0 => write!(f, ", {rate:.0}/s")?,
-            rate if rate > 0.0 => write!(f, ", {rate:.1}/s")?,
-            _ => {}
+            rate if rate >= 10.0 => write!(f, "{rate:.0} rows/s")?,
+            rate => write!(f, "{rate:.1} rows/s")?,
         }
         if self.kept > 0 {
             write!(f, ", {} kept", self.kept)?;

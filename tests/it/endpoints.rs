@@ -50,11 +50,13 @@ impl Server {
             .collect()
     }
 
-    /// The sum of a counter over its labels.
-    fn counted(&self, name: &str) -> f64 {
+    /// The completions that it was asked for.
+    fn asked(&self) -> usize {
         let answer = self.get("/metrics");
-        let of_name = answer.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
-        of_name.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        let of_route = |line: &&str| line.starts_with("triplay_requests_total{route=\"/v1/completions\"");
+        let counts =
+            answer.lines().filter(of_route).filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok());
+        counts.sum()
     }
 }
 
@@ -123,7 +125,7 @@ fn a_game_whose_roles_are_all_behind_a_server_has_the_same_outputs_to_the_byte()
     let ran = served["ran"].as_u64().unwrap();
     assert!(ran > 10, "what is asked through a server has keys of its own: {served}");
     assert_eq!(server.models(), ["tiny"], "what was loaded is unloaded");
-    assert!(server.counted("triplay_requests_total") > 50.0);
+    assert!(server.asked() > 50);
     let again = space.triplay(&["pipeline", "run", "served.yaml", "--json", "--set", "rounds=1"]).json();
     assert_eq!(again["ran"], 0);
 }
@@ -142,7 +144,7 @@ stages:
     steps: 30
     lr: 1e-2
   attacks: { kind: generate, model: ATTACKER, data: world.seeds, prompts: 8, group: 4, sampling: SAMPLING }
-  rewards: { kind: reward, data: attacks, terms: [{ meaning: {} }, { self_bleu: { pool: world.empty_pool } }] }
+  rewards: { kind: reward, data: attacks, terms: [{ overlong: { free: 2, longest: 12 } }] }
   update: { kind: update, model: warmup.model, data: rewards, lora: { rank: 4 }, GUARDSalgorithm: { grpo: { lr: 1, kl: 0 } } }
   before: { kind: generate, model: { endpoint: lab, load: warmup.model }, data: world.seeds, prompts: 4, seed: 9, sampling: { max_new_tokens: 12 } }
   after: { kind: generate, model: { endpoint: lab, load: update.model }, data: world.seeds, prompts: 4, seed: 9, sampling: { max_new_tokens: 12 } }
@@ -234,16 +236,16 @@ fn no_finished_row_is_lost_by_kill_9_and_none_is_asked_again() {
     let rows_asked = 400;
     space.write("ask.yaml", &attacks("{ endpoint: lab, model: tiny }", rows_asked));
     let mut run = space.command(&["pipeline", "run", "ask.yaml"]).spawn().unwrap();
-    let asked = || server.counted("triplay_requests_total");
-    until("rows are answered", || asked() > 40.0);
+    let asked = || server.asked();
+    until("rows are answered", || asked() > 40);
     run.kill().unwrap();
     run.wait().unwrap();
     let before = asked();
-    assert!(before < rows_asked as f64, "it was killed in the middle: {before}");
+    assert!(before < rows_asked, "it was killed in the middle: {before}");
     let seen = space.triplay(&["pipeline", "run", "ask.yaml"]).ok();
     assert!(seen.err.contains("400 attacks"), "{}", seen.err);
-    until("the last answers are counted", || asked() >= rows_asked as f64);
-    let most = (rows_asked + at_once) as f64;
+    until("the last answers are counted", || asked() >= rows_asked);
+    let most = rows_asked + at_once;
     assert!(asked() <= most, "{} requests for {rows_asked} rows, {at_once} of them under way", asked());
     let served: Vec<AttackRow> = rows(&space, "latest:attacks");
     space.write("ask.yaml", &attacks(&format!("{{ path: {TINY} }}"), rows_asked));
@@ -253,15 +255,17 @@ fn no_finished_row_is_lost_by_kill_9_and_none_is_asked_again() {
     assert_eq!(texts(&served), texts(&here));
     // Another revision is another model.
     space.write("ask.yaml", &attacks("{ endpoint: lab, model: tiny, revision: r2 }", rows_asked));
-    let plan = space.triplay(&["pipeline", "plan", "ask.yaml", "--explain", "attacks"]).ok();
+    let plan = space.triplay(&["pipeline", "explain", "ask.yaml", "attacks"]).ok();
     assert!(plan.out.contains("tiny at r2"), "{}", plan.out);
 }
 
 #[test]
 fn a_managed_server_is_started_where_it_is_needed_and_ends_with_the_run_and_with_a_killed_one() {
     let space = Space::new();
-    let command =
-        format!("echo $$ >> pids; exec {} serve {{model}}={{model}} --port {{port}}", env!("CARGO_BIN_EXE_triplay"));
+    let command = format!(
+        "echo $$ >> pids; exec {} serve {{model}}={{model}} --port {{port}}",
+        env!("CARGO_BIN_EXE_triplay")
+    );
     space.write("triplay.yaml", &format!("endpoints:\n  lab:\n    command: '{command}'\n"));
     let pids = || -> Vec<i32> {
         let text = fs::read_to_string(space.path("pids")).unwrap_or_default();

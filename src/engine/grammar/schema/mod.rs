@@ -108,36 +108,23 @@ fn stage(name: &str, keys: Value) -> Value {
     let about = schema["description"].as_str().unwrap_or_default().to_owned();
     let mut properties = Map::new();
     properties.insert("kind".into(), json!({ "const": name, "description": about }));
-    for part in [schema["properties"].take(), common()] {
-        properties.extend(part.as_object().cloned().unwrap_or_default());
-    }
+    let mut own = schema["properties"].take().as_object().cloned().unwrap_or_default();
     // A key without a value leaves out what roles and defaults would give.
-    properties.iter_mut().filter(|(key, _)| *key != "kind").for_each(|(_, schema)| or_nothing(schema));
+    own.values_mut().for_each(or_nothing);
+    properties.extend(own);
+    properties.extend(common().as_object().cloned().unwrap_or_default());
     schema["properties"] = properties.into();
     // Roles and defaults may give the others.
     schema["required"] = json!(["kind"]);
     schema
 }
 
-/// Extends a schema to accept null.
+/// Extends a schema of a simple type to accept null. For others an `anyOf` would hide what is wrong in them.
 fn or_nothing(schema: &mut Value) {
-    let nothing = json!("null");
-    match (&mut schema["type"], schema.get("anyOf").is_some()) {
-        (Value::String(one), _) => schema["type"] = json!([one, nothing]),
-        (Value::Array(several), _) => several.push(nothing),
-        (_, true) => {
-            if let Some(branches) = schema["anyOf"].as_array_mut() {
-                branches.push(json!({ "type": nothing }));
-            }
-        }
-        _ => {}
-    }
-    let Some(object) = schema.as_object_mut() else { return };
-    if object["type"].is_null() {
-        object.remove("type");
-    }
-    if let Some(reference) = object.remove("$ref") {
-        object.insert("anyOf".into(), json!([{ "$ref": reference }, { "type": "null" }]));
+    match schema.get_mut("type") {
+        Some(Value::Array(several)) => several.push(json!("null")),
+        Some(one) => *one = json!([one.take(), "null"]),
+        None => {}
     }
 }
 
