@@ -21,6 +21,9 @@ use super::url::Base;
 /// How long a server that is loading is left alone between two looks.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// The token ids of a text after the last tokens of a prompt, as far as the server told them.
+type Continuations = HashMap<(Vec<u32>, String), Option<Vec<u32>>>;
+
 /// A server that can be asked.
 pub(crate) struct Server {
     /// The endpoint's name in the site file.
@@ -46,7 +49,7 @@ pub(crate) struct Server {
     /// Milliseconds from `opened` to the last answer.
     last: AtomicU64,
     /// The token ids of texts after the end of a prompt.
-    pub continuations: Mutex<HashMap<(Vec<u32>, String), Option<Vec<u32>>>>,
+    pub continuations: Mutex<Continuations>,
 }
 
 /// What the list of models says.

@@ -343,8 +343,8 @@ fn the_pieces_of_a_stream_are_the_whole_answer() {
                     own().filter_map(|part| part["logprobs"][list].as_array()).flatten().cloned().collect();
                 assert_eq!(Value::from(told), choice["logprobs"][list], "{list}");
             }
-            assert_eq!(own().last().unwrap()["finish_reason"], choice["finish_reason"]);
-            assert_eq!(own().last().unwrap()["stop_reason"], choice["stop_reason"]);
+            assert_eq!(own().next_back().unwrap()["finish_reason"], choice["finish_reason"]);
+            assert_eq!(own().next_back().unwrap()["stop_reason"], choice["stop_reason"]);
         }
     }
     let mut chat = json!({
