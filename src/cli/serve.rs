@@ -16,7 +16,7 @@ use output::{eprintln, println};
 #[derive(Args)]
 pub(crate) struct ServeArgs {
     /// Models: a Hugging Face folder, a folder with a LoRA adapter, a GGUF file, a sentence encoder, or a model of a run, as
-    /// RUN:NODE or RUN:LOOP[ROUND].VALUE, such as `latest:play[2].attacker`; NAME=MODEL gives it a name [default: that of its
+    /// `RUN:NODE` or `RUN:LOOP[ROUND].VALUE`, such as `latest:play[2].attacker`; NAME=MODEL gives it a name [default: that of its
     /// folder, file or value]
     #[arg(required = true, value_name = "[NAME=]MODEL")]
     models: Vec<String>,
