@@ -13,7 +13,7 @@ use super::url::Base;
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The server's address, such as http://127.0.0.1:8000 or https://api.example.com/v1.
+    /// The server's address, such as `http://127.0.0.1:8000` or `https://api.example.com/v1`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// The command that starts the server on this machine, in place of `url`: a list is a program and its arguments, text is run
