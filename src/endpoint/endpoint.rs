@@ -76,6 +76,11 @@ impl Endpoint {
         Ok(Endpoint { model: digest.to_string().into(), adapter: Some(loaded), ..self.clone() })
     }
 
+    /// Keeps the server until the process ends, if triplay started it: another node may ask for the same model.
+    pub fn keep(&self) {
+        self.server.keep();
+    }
+
     /// What is known of the server, and what it did for this endpoint and its clones.
     pub fn served(&self) -> Served {
         let (server, counts) = (&self.server, &self.server.counts);

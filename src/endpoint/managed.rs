@@ -1,5 +1,5 @@
 //! Servers that triplay starts. One is shared by all that ask it for the same model, and ends with all its processes when the
-//! last of them is done, or when triplay dies: a supervisor stands between the two.
+//! last of them is done, unless it is kept, or when triplay ends or dies: a supervisor stands between the two.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -46,7 +46,17 @@ type Servers = HashMap<String, Arc<Mutex<Weak<Managed>>>>;
 
 static SERVERS: LazyLock<Mutex<Servers>> = LazyLock::new(Mutex::default);
 
+/// Servers that stay until the process ends.
+static KEPT: Mutex<Vec<Arc<Managed>>> = Mutex::new(Vec::new());
+
 impl Managed {
+    /// Keeps a server, for those that need it later, until the process ends.
+    pub(crate) fn keep(server: &Arc<Managed>) {
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|other| !Arc::ptr_eq(other, server) && other.ended().is_none());
+        kept.push(server.clone());
+    }
+
     /// The server of an endpoint for a model: the running one, or a new one that is ready. Its log is in `logs`.
     pub(crate) fn start(
         name: &str,

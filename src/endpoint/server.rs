@@ -141,6 +141,11 @@ impl Server {
         self.managed.as_ref().and_then(|managed| managed.ended())
     }
 
+    /// Keeps a server that triplay started until the process ends.
+    pub(crate) fn keep(&self) {
+        self.managed.iter().for_each(Managed::keep);
+    }
+
     /// Notes that the server answered just now.
     pub(crate) fn answered(&self) {
         self.last.store(self.opened.elapsed().as_millis() as u64, Relaxed);

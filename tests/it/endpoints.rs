@@ -275,7 +275,12 @@ fn a_managed_server_is_started_where_it_is_needed_and_ends_with_the_run_and_with
         Command::new("kill").args(["-0", &pid.to_string()]).stderr(Stdio::null()).status().unwrap().success()
     };
     space.write("ask.yaml", &attacks(&format!("{{ endpoint: lab, model: {TINY} }}"), 4));
-    space.triplay(&["pipeline", "run", "ask.yaml"]).ok();
+    // One node after the other.
+    let another = "  more: { kind: generate, model: MODEL, data: world.seeds, prompts: 2, seed: 4, sampling: { max_new_tokens: 8 } }\n"
+        .replace("MODEL", &format!("{{ endpoint: lab, model: {TINY} }}"));
+    let text = attacks(&format!("{{ endpoint: lab, model: {TINY} }}"), 4);
+    space.write("ask.yaml", &(text + &another));
+    space.triplay(&["pipeline", "run", "ask.yaml", "--jobs", "1"]).ok();
     assert_eq!(pids().len(), 1, "started once");
     until("the server is gone", || !pids().iter().any(lives));
     let rows = 4000;
