@@ -134,13 +134,18 @@ pub(crate) fn model<T>(context: &Context, input: &Input<T>) -> anyhow::Result<Ar
     })
 }
 
-/// The weights of a folder, identified by their content.
-fn base(context: &Context, folder: &Path, compute: &Compute) -> anyhow::Result<Arc<Params>> {
+/// The digest of a folder's model without its adapter.
+pub(crate) fn base_digest(context: &Context, folder: &Path) -> anyhow::Result<Digest> {
     let mut digests = String::new();
     for path in Checkpoint::base_files(folder)? {
         digests += &context.digest_of_file(&path)?.to_string();
     }
-    let artifact = Artifact { digest: Digest::of_bytes(digests.as_bytes()), path: folder.to_owned() };
+    Ok(Digest::of_bytes(digests.as_bytes()))
+}
+
+/// The weights of a folder, identified by their content.
+fn base(context: &Context, folder: &Path, compute: &Compute) -> anyhow::Result<Arc<Params>> {
+    let artifact = Artifact { digest: base_digest(context, folder)?, path: folder.to_owned() };
     context.load(&artifact, |path| {
         let params = Params::load(path, &Checkpoint::config(path)?, compute)?;
         let bytes = params.bytes();

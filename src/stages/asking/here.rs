@@ -137,7 +137,12 @@ impl Sampler for InProcess {
         Ok(chosen.into_iter().map(|chosen| chosen.map(selected)).collect())
     }
 
-    fn score(&self, rows: &[(&[u32], &[u32])], temperature: f64) -> anyhow::Result<Vec<Vec<f32>>> {
+    fn score(
+        &self,
+        rows: &[(&[u32], &[u32])],
+        temperature: f64,
+        _report: Report,
+    ) -> anyhow::Result<Vec<Vec<f32>>> {
         let decoder = self.checkpoint.decoder(Purpose::Scoring)?;
         let temperature = if temperature == 0.0 { 1.0 } else { temperature };
         let score = |rows: &[(&[u32], &[u32])]| -> anyhow::Result<Vec<Vec<f32>>> {

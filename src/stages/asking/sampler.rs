@@ -82,7 +82,12 @@ pub(crate) trait Sampler: Send + Sync {
     ) -> anyhow::Result<Vec<Option<Selected>>>;
 
     /// The log-probability of each token of a completion after its prompt, at the temperature (at 1 if that is 0).
-    fn score(&self, rows: &[(&[u32], &[u32])], temperature: f64) -> anyhow::Result<Vec<Vec<f32>>>;
+    fn score(
+        &self,
+        rows: &[(&[u32], &[u32])],
+        temperature: f64,
+        report: Report,
+    ) -> anyhow::Result<Vec<Vec<f32>>>;
 
     /// What a server did so far, for the node's record.
     fn facts(&self) -> Option<serde_json::Value> {

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use super::ReadyPrompt;
 use super::here::InProcess;
 use super::sampler::{Rendered, Report, Sampled, Sampler, Selected};
-use crate::artifact::AskedModel;
+use crate::artifact::{self, AskedModel};
 use endpoint::{
     Asking, Choose, Config, Embed, Endpoint, Journal, Model, Needs, Progress, Prompt, Question, Score,
 };
@@ -43,6 +43,8 @@ struct Loaded {
     here: InProcess,
     folder: PathBuf,
     digest: Digest,
+    /// The digest of the model without its adapter.
+    base: Digest,
 }
 
 /// Checks an entry of the site file.
@@ -76,7 +78,11 @@ impl Served {
         let config =
             read(endpoint.entry).map_err(|error| anyhow::anyhow!("{}: {}", error.path, error.message))?;
         let artifact = context.input(model)?;
-        let loaded = here.map(|here| Loaded { here, folder: artifact.path.clone(), digest: artifact.digest });
+        let loaded = |here| -> anyhow::Result<Loaded> {
+            let (folder, digest) = (artifact.path.clone(), artifact.digest);
+            Ok(Loaded { here, base: artifact::base_digest(context, &folder)?, folder, digest })
+        };
+        let loaded = here.map(loaded).transpose()?;
         let (name, revision) = endpoint.model.unwrap_or_default();
         let of_what = Digest::of_bytes(what.as_bytes()).short();
         Ok(Served {
@@ -106,37 +112,30 @@ impl Served {
         let open = |model: &Model, waiting: &mut dyn FnMut(&str) -> ControlFlow<()>| {
             Endpoint::open(&self.name, &self.config, model, &needs, &self.logs, waiting).map_err(failed)
         };
-        let Some(Loaded { here, folder, digest }) = &self.loaded else {
-            return open(&self.model, &mut waiting);
+        // Such a model is the same for many nodes.
+        let open_and_keep = |model: &Model, waiting: &mut dyn FnMut(&str) -> ControlFlow<()>| {
+            open(model, waiting).inspect(Endpoint::keep)
+        };
+        let Some(Loaded { here, folder, digest, base }) = &self.loaded else {
+            return open_and_keep(&self.model, &mut waiting);
         };
         let named = |path: &Path| Model { name: path.display().to_string(), revision: None };
         match (&self.config.command, &here.checkpoint.adapter) {
-            // A server that triplay starts serves the weights from its beginning.
+            // A server that triplay starts serves the weights from its beginning. Each step of a training makes others.
             (Some(_), None) => open(&named(folder), &mut waiting),
             (Some(_), Some(_)) => {
-                let base = self.base(folder)?;
-                open(&named(&base), &mut waiting)?.with_adapter(folder, *digest).map_err(failed)
+                let base = self.base_alone(folder, *base)?;
+                open_and_keep(&named(&base), &mut waiting)?.with_adapter(folder, *digest).map_err(failed)
             }
             (None, _) => open(&self.model, &mut waiting)?.with_adapter(folder, *digest).map_err(failed),
         }
     }
 
     /// A folder with the base of an adapter and nothing else, the same for all adapters of one base.
-    fn base(&self, folder: &Path) -> anyhow::Result<PathBuf> {
-        let (mut digests, mut files) = (String::new(), Checkpoint::base_files(folder)?);
-        for name in model::FILES.iter().filter(|name| !name.starts_with("adapter_") && !name.contains('*')) {
-            let path = folder.join(name);
-            if path.is_file() && !files.contains(&path) {
-                files.push(path);
-            }
-        }
-        files.sort();
-        for path in &files {
-            digests += &Digest::of_file(path)?.to_string();
-        }
-        let base = self.logs.join(format!("base-{}", Digest::of_bytes(digests.as_bytes()).short()));
+    fn base_alone(&self, folder: &Path, digest: Digest) -> anyhow::Result<PathBuf> {
+        let base = self.logs.join(format!("base-{}", digest.short()));
         std::fs::create_dir_all(&base)?;
-        for path in files {
+        for path in Checkpoint::base_files(folder)? {
             let link = base.join(path.file_name().unwrap_or_default());
             match std::os::unix::fs::symlink(std::path::absolute(&path)?, &link) {
                 Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -295,7 +294,7 @@ impl Sampler for Served {
         if let Some(loaded) = self.loaded.as_ref().filter(|_| !trusted) {
             let pairs: Vec<(&[u32], &[u32])> =
                 rows.iter().map(|&row| (&prompts[row].ids[..], &sampled[row].completion.ids[..])).collect();
-            let own = loaded.here.score(&pairs, sampling.temperature)?;
+            let own = loaded.here.score(&pairs, sampling.temperature, report)?;
             for (row, own) in rows.into_iter().zip(own) {
                 let completion = &mut sampled[row].completion;
                 sampled[row].served_logprobs = std::mem::replace(&mut completion.logprobs, own);
@@ -331,18 +330,10 @@ impl Sampler for Served {
             Some(Selected { index, ids, logprobs: logprobs[index].clone(), mass })
         };
         if self.loaded.is_some() {
-            let endpoint = self.connect(Needs { score: true, ..Needs::default() }, report)?;
-            let questions: Vec<Score> = rows
-                .iter()
-                .flat_map(|&row| continuations[row].iter().map(move |ids| (row, ids)))
-                .map(|(row, ids)| Score {
-                    prompt: prompts[row].ids.clone(),
-                    completion: ids.clone(),
-                    temperature,
-                })
-                .collect();
-            let scores = self.ask(&endpoint, questions.into_iter(), report)?;
-            let mut scores = scores.into_iter().map(Option::unwrap_or_default);
+            let texts =
+                |&row: &usize| continuations[row].iter().map(move |ids| (&prompts[row].ids[..], &ids[..]));
+            let pairs: Vec<(&[u32], &[u32])> = rows.iter().flat_map(texts).collect();
+            let mut scores = self.score(&pairs, temperature, report)?.into_iter();
             for row in rows {
                 let logprobs: Vec<Vec<f32>> = scores.by_ref().take(continuations[row].len()).collect();
                 chosen[row] = selected(row, logprobs, &continuations[row]);
@@ -370,17 +361,19 @@ impl Sampler for Served {
         Ok(chosen)
     }
 
-    fn score(&self, rows: &[(&[u32], &[u32])], temperature: f64) -> anyhow::Result<Vec<Vec<f32>>> {
-        if let Some(loaded) = &self.loaded {
-            return loaded.here.score(rows, temperature);
-        }
-        let endpoint = self.connect(Needs { score: true, ..Needs::default() }, &mut |_, _, _| ())?;
+    fn score(
+        &self,
+        rows: &[(&[u32], &[u32])],
+        temperature: f64,
+        report: Report,
+    ) -> anyhow::Result<Vec<Vec<f32>>> {
+        let endpoint = self.connect(Needs { score: true, ..Needs::default() }, report)?;
         let question = |(prompt, completion): &(&[u32], &[u32])| Score {
             prompt: prompt.to_vec(),
             completion: completion.to_vec(),
             temperature,
         };
-        let scores = self.ask(&endpoint, rows.iter().map(question), &mut |_, _, _| ())?;
+        let scores = self.ask(&endpoint, rows.iter().map(question), report)?;
         Ok(scores.into_iter().map(Option::unwrap_or_default).collect())
     }
 
