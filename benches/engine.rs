@@ -365,7 +365,7 @@ impl Stage for Next {
 struct Silent;
 impl Progress for Silent {
     fn run_started(&self, _: &str, _: usize) {}
-    fn node_started(&self, _: &str, _: &str) {}
+    fn node_started(&self, _: &str, _: &str, _: bool) {}
     fn node_progress(&self, _: &str, _: u64, _: u64, _: &str) {}
     fn nodes_cached(&self, _: usize) {}
     fn node_finished(&self, _: &str, _: Outcome, _: f64) {}

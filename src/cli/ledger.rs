@@ -47,6 +47,7 @@ pub(crate) struct RunProgress {
 /// A node at work.
 struct AtWork {
     kind: String,
+    asks_server: bool,
     begun: Instant,
     done: u64,
     total: u64,
@@ -130,10 +131,14 @@ impl RunProgress {
         self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For each node at work the work that is lost with it, since a node that has not ended begins again.
+    /// For each node at work the work that is lost with it: a node that has not ended begins again, but for the rows that a server
+    /// answered.
     fn lost(&self, record: &RunRecord) -> Vec<String> {
         let at_work = self.at_work();
         let line = |(node, work): (&String, &AtWork)| {
+            if work.asks_server {
+                return format!("{node} goes on: the rows that the server answered are kept");
+            }
             // Only training counts its steps; other stages count what they are just doing.
             let is_counted = record.purpose(&work.kind) == Purpose::Training && work.total > 1;
             let steps = match is_counted {
@@ -147,7 +152,7 @@ impl RunProgress {
         };
         let mut lines: Vec<String> = at_work.iter().take(MOST_NAMED).map(line).collect();
         if at_work.len() > MOST_NAMED {
-            lines.push(format!("and {} more nodes at work begin again", at_work.len() - MOST_NAMED));
+            lines.push(format!("and {} more nodes at work", at_work.len() - MOST_NAMED));
         }
         lines
     }
@@ -225,14 +230,14 @@ impl Progress for RunProgress {
         self.reporter.run_started(pipeline, total);
     }
 
-    fn node_started(&self, node: &str, kind: &str) {
+    fn node_started(&self, node: &str, kind: &str, asks_server: bool) {
         if let Some(trace) = &self.trace {
             trace.begin(node, kind);
         }
-        let work = AtWork { kind: kind.to_owned(), begun: Instant::now(), done: 0, total: 0 };
+        let work = AtWork { kind: kind.to_owned(), asks_server, begun: Instant::now(), done: 0, total: 0 };
         self.at_work().insert(node.to_owned(), work);
         self.events.add(Event::Started { node: node.to_owned(), kind: kind.to_owned() });
-        self.reporter.node_started(node, kind);
+        self.reporter.node_started(node, kind, asks_server);
     }
 
     fn node_progress(&self, node: &str, done: u64, total: u64, note: &str) {

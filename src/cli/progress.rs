@@ -131,7 +131,7 @@ impl Progress for Terminal {
         self.run.enable_steady_tick(Duration::from_millis(200));
     }
 
-    fn node_started(&self, node: &str, _: &str) {
+    fn node_started(&self, node: &str, _: &str, _: bool) {
         if self.is_over() {
             return;
         }
@@ -265,7 +265,7 @@ impl Progress for Lines {
         state.line(&format!("{pipeline}: {}", several(total, "node")));
     }
 
-    fn node_started(&self, _: &str, _: &str) {
+    fn node_started(&self, _: &str, _: &str, _: bool) {
         self.lock().tell_cached();
     }
 
@@ -346,7 +346,7 @@ mod tests {
         let lines = Lines::new(Box::new(buffer.clone()));
         lines.run_started("quick", 6);
         lines.nodes_cached(2);
-        lines.node_started("others[b]", "sft");
+        lines.node_started("others[b]", "sft", false);
         lines.node_progress("others[b]", 3, 3, "loss 0.2");
         lines.node_finished("others[b]", Outcome::Ran, 1.5);
         lines.node_finished("play[1]/red[1]/attacks", Outcome::Ran, 0.1);

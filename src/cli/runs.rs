@@ -12,7 +12,7 @@ use super::args::{RunsListArgs, RunsRmArgs, RunsShowArgs};
 use super::cache::renamed;
 use super::stopped::stopped;
 use crate::analysis;
-use crate::runs::{Events, Removal, Run, RunRecord};
+use crate::runs::{Events, Removal, Run, RunRecord, ServedModel};
 use crate::store::{Rooted, RunFolderState, Store};
 use output::{eprintln, fixed, one_line, println, several};
 
@@ -120,7 +120,8 @@ pub(crate) fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
     let record = &run.record;
     let failed = Events::of(&run.folder).failed;
     if args.json {
-        println!("{}", json!({ "run": record, "nodes": run.nodes, "failures": failed }));
+        let (nodes, served) = (&run.nodes, run.served()?);
+        println!("{}", json!({ "run": record, "nodes": nodes, "failures": failed, "served": served }));
         return Ok(ExitCode::SUCCESS);
     }
     println!("{}  {}", run.title(), record.status);
@@ -186,7 +187,40 @@ pub(crate) fn show(args: &RunsShowArgs) -> anyhow::Result<ExitCode> {
             println!("  {kind:12} {count:>6} {seconds:>9.1}");
         }
     }
+    print_served(&run.served()?);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what servers did for the nodes that were executed.
+fn print_served(served: &[ServedModel]) {
+    if served.is_empty() {
+        return;
+    }
+    println!("\nserved");
+    let heading = ["  endpoint", "model", "server", "nodes", "requests", "again", "tokens in", "out", "cost"];
+    let rows = served.iter().map(|asked| {
+        let others: Vec<&str> =
+            asked.answered.iter().map(String::as_str).filter(|name| *name != asked.model).collect();
+        let model = match (asked.model.as_str(), &others[..]) {
+            ("", _) => "(loaded)".to_owned(),
+            (model, []) => model.to_owned(),
+            (model, others) => format!("{model} (answers as {})", others.join(", ")),
+        };
+        [
+            format!("  {}", asked.endpoint),
+            model,
+            asked.servers.join(", "),
+            asked.nodes.to_string(),
+            asked.requests.to_string(),
+            asked.retries.to_string(),
+            asked.prompt_tokens.to_string(),
+            asked.completion_tokens.to_string(),
+            fixed(asked.cost, 4),
+        ]
+    });
+    let rows: Vec<Vec<String>> =
+        [heading.map(str::to_owned)].into_iter().chain(rows).map(Vec::from).collect();
+    print_table(&rows, &[3, 4, 5, 6, 7, 8]);
 }
 
 /// Prints the parameters: first those that all ablations and seeds share, then for each of them the others.

@@ -103,7 +103,7 @@ pub(crate) fn command(args: &ServeArgs) -> anyhow::Result<ExitCode> {
 
 /// The key in a variable.
 fn key(variable: &str) -> anyhow::Result<String> {
-    let key = std::env::var(variable).ok().filter(|key| !key.is_empty());
+    let key = std::env::var(variable).ok().map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
     key.with_context(|| {
         format!("`--api-key-env` must name a variable that holds the key, but {variable} is not set or empty")
     })
@@ -122,7 +122,11 @@ fn model(text: &str) -> anyhow::Result<NamedModel> {
             None => node.to_owned(),
         },
         None => {
-            let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+            // A link keeps its own name.
+            let path = match path.file_name() {
+                Some(_) => path.clone(),
+                None => path.canonicalize().unwrap_or_else(|_| path.clone()),
+            };
             let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
             name.unwrap_or_default().to_string_lossy().into_owned()
         }

@@ -58,6 +58,18 @@ impl Counts {
     pub(crate) fn of(count: &AtomicU64) -> u64 {
         count.load(Relaxed)
     }
+
+    /// Counts what a row took.
+    pub(crate) fn take(&self, usage: Usage) {
+        Counts::add(&self.prompt_tokens, usage.prompt_tokens);
+        Counts::add(&self.completion_tokens, usage.completion_tokens);
+    }
+
+    /// Counts a row that an earlier try has paid for.
+    pub(crate) fn keep(&self, usage: Usage) {
+        Counts::add(&self.kept, 1);
+        self.take(usage);
+    }
 }
 
 /// What a row's requests share.
@@ -128,8 +140,7 @@ impl Call {
                     server.pace.answered(&turn, expected, usage.tokens());
                     server.answered();
                     *self.usage_mut() += usage;
-                    Counts::add(&server.counts.prompt_tokens, usage.prompt_tokens);
-                    Counts::add(&server.counts.completion_tokens, usage.completion_tokens);
+                    server.counts.take(usage);
                     self.check_model(&answer)?;
                     return Ok(answer);
                 }
@@ -154,6 +165,7 @@ impl Call {
                         return Err(Trouble::Exhausted { url, after: since.elapsed(), why }.into());
                     }
                     Counts::add(&server.counts.retries, 1);
+                    server.failed(&why);
                     let mut stop = self.stop.clone();
                     // An error is the end of the pause, as is a sender that is gone.
                     let _ = tokio::time::timeout(pause, stop.wait_for(|stop| *stop)).await;

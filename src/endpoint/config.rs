@@ -113,13 +113,36 @@ pub enum Api {
 }
 
 /// A command: words of a program, or text for a shell.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Command {
     /// Run by `sh -c`.
     Shell(String),
     /// A program and its arguments.
     Program(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for Command {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde_json::Value;
+        let value = Value::deserialize(deserializer)?;
+        let word = |value: &Value| match value {
+            Value::String(word) => Some(word.clone()),
+            Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+            _ => None,
+        };
+        let words = |words: &Vec<Value>| words.iter().map(word).collect::<Option<Vec<String>>>();
+        match &value {
+            Value::String(text) => Some(Command::Shell(text.clone())),
+            Value::Array(list) => words(list).map(Command::Program),
+            _ => None,
+        }
+        .ok_or_else(|| {
+            de::Error::custom(format!(
+                "must be text for a shell, or a list with a program and its arguments, found {value}"
+            ))
+        })
+    }
 }
 
 /// What tokens cost, in any currency.
@@ -413,6 +436,8 @@ mod tests {
     fn what_is_read_is_what_is_written() {
         let entry = json!({ "command": ["serve", "{port}"], "ready": "2m", "timeout": { "connect": 3, "answer": "1h 30m" } });
         let config: Config = serde_json::from_value(entry).unwrap();
+        let numbers = serde_json::from_value::<Command>(json!(["sleep", 60])).unwrap();
+        assert_eq!(numbers, Command::Program(vec!["sleep".into(), "60".into()]));
         assert_eq!(config.ready.0, Duration::from_secs(120));
         assert_eq!(config.timeout.answer.0, Duration::from_secs(5400));
         let again: Config = serde_json::from_value(serde_json::to_value(&config).unwrap()).unwrap();

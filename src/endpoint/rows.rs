@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use serde_json::json;
 use store::{Digest, canonical_digest};
 use tokio::sync::watch;
@@ -112,35 +113,55 @@ impl Endpoint {
         let mut window = Window { first: 0, answers: VecDeque::new() };
         let mut tasks = Tasks(Vec::new());
         let (mut under_way, mut is_over, mut failure) = (0, false, None::<Trouble>);
+        // A question that waits until the budget is known to have room for it.
+        let mut held: Option<(usize, Q, Digest)> = None;
+        let mut asked_rows = 0;
         let (mut progress, mut usage) =
             (Progress { total: asking.total, ..Progress::default() }, Usage::default());
         let (begun, mut ticked, mut failed_at) = (Instant::now(), Instant::now(), None::<Instant>);
         let retries = Counts::of(&self.server.counts.retries);
         loop {
-            while failure.is_none() && !is_over && under_way < most && window.answers.len() < WINDOW {
-                let Some(question) = questions.next() else {
-                    is_over = true;
-                    break;
-                };
-                let row = window.next_row();
-                window.answers.push_back(None);
-                let asked = self.digest(&question);
-                let kept = match &lines {
-                    Some(lines) => lines.find::<Q::Answer>(asked)?,
-                    None => None,
-                };
-                if let Some((answer, cost)) = kept {
-                    Counts::add(&self.server.counts.kept, 1);
-                    (progress.kept, progress.done) = (progress.kept + 1, progress.done + 1);
-                    usage += cost;
-                    window.put(row, Some(answer));
-                    if ticked.elapsed() >= TICK {
-                        break;
+            while failure.is_none() && under_way < most {
+                let (row, question, asked) = match held.take() {
+                    Some(held) => held,
+                    None => {
+                        if is_over || window.answers.len() >= WINDOW {
+                            break;
+                        }
+                        let Some(question) = questions.next() else {
+                            is_over = true;
+                            break;
+                        };
+                        let row = window.next_row();
+                        window.answers.push_back(None);
+                        let asked = self.digest(&question);
+                        let kept = match &lines {
+                            Some(lines) => lines.find::<Q::Answer>(asked)?,
+                            None => None,
+                        };
+                        if let Some((answer, cost)) = kept {
+                            self.server.counts.keep(cost);
+                            (progress.kept, progress.done) = (progress.kept + 1, progress.done + 1);
+                            usage += cost;
+                            window.put(row, Some(answer));
+                            if ticked.elapsed() >= TICK {
+                                break;
+                            }
+                            continue;
+                        }
+                        (row, question, asked)
                     }
-                    continue;
-                }
+                };
                 if let Some(trouble) = self.over_budget(usage, progress.done, asking.total) {
                     failure = Some(trouble);
+                    break;
+                }
+                // Those under way are taken to cost as much as the others did. The first is asked alone.
+                let expected = usage.scaled((progress.done + under_way) as f64 / progress.done.max(1) as f64);
+                let may_be_over = || self.over_budget(expected, 0, None).is_some();
+                if under_way > 0 && self.server.config.budget.is_some() && (asked_rows == 0 || may_be_over())
+                {
+                    held = Some((row, question, asked));
                     break;
                 }
                 let call = Call::new(self.server.clone(), self.model.clone(), stopped.clone());
@@ -185,6 +206,7 @@ impl Endpoint {
                 let seconds = begun.elapsed().as_secs_f64();
                 progress.rate = (progress.done - progress.kept) as f64 / seconds.max(1e-3);
                 progress.errors = Counts::of(&self.server.counts.retries) - retries;
+                progress.failing = self.server.failing();
                 progress.under_way = under_way;
                 progress.tokens = usage.tokens();
                 progress.cost = self.cost(usage);
@@ -206,6 +228,7 @@ impl Endpoint {
                 match outcome {
                     Ok((answer, took)) => {
                         usage += took;
+                        asked_rows += 1;
                         progress.done += 1;
                         window.put(row, answer);
                     }
@@ -263,6 +286,11 @@ impl Endpoint {
     }
 }
 
+/// About how many tokens something has: one for four bytes.
+fn estimate(of: &impl Serialize) -> u64 {
+    serde_json::to_vec(of).map_or(1, |written| written.len() as u64 / 4)
+}
+
 /// Asks one question and keeps its answer.
 async fn one<Q: Question>(
     question: &Q,
@@ -271,7 +299,16 @@ async fn one<Q: Question>(
     lines: Option<&Lines>,
 ) -> Outcome<Q::Answer> {
     let answer = question.answer(call).await?;
-    let usage = call.usage();
+    let usage = match call.usage() {
+        told if told.tokens() > 0 => told,
+        // Some servers do not tell. A budget must not be without limit for that.
+        _ if call.server.config.budget.is_some() => {
+            let estimated = Usage { prompt_tokens: estimate(question), completion_tokens: estimate(&answer) };
+            call.server.counts.take(estimated);
+            estimated
+        }
+        told => told,
+    };
     if let Some(lines) = lines {
         lines.append(asked, &answer, usage)?;
     }

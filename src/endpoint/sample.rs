@@ -177,9 +177,6 @@ impl Sample {
             if self.ids && ids != numbers {
                 return Err(call.bad(format!("it has {ids} token ids and {numbers} log-probabilities")));
             }
-            if numbers == 0 && !sampled.text.is_empty() {
-                return Err(call.bad("it has no log-probabilities, which were asked for"));
-            }
         }
         Ok(sampled)
     }
@@ -259,7 +256,7 @@ pub(crate) fn check_prompt(call: &Call, prompt: &Prompt) -> Result<(), String> {
     }
     match (server.config.api, prompt) {
         (Some(Api::Chat), Prompt::Text(_) | Prompt::Ids(_)) => Err(format!(
-            "the endpoint `{}` must be asked with messages (`api: chat`), found a prompt of plain text\n  help: add `chat: $chat` to \
+            "the endpoint `{}` must be asked with messages (`api: chat`), found a prompt of plain text\n  help: add `chat: true` to \
              the stage",
             server.name
         )),

@@ -20,6 +20,12 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// So many times as much.
+    pub(crate) fn scaled(self, factor: f64) -> Usage {
+        let scaled = |tokens: u64| (tokens as f64 * factor) as u64;
+        Usage { prompt_tokens: scaled(self.prompt_tokens), completion_tokens: scaled(self.completion_tokens) }
+    }
+
     /// Both.
     pub fn tokens(&self) -> u64 {
         self.prompt_tokens + self.completion_tokens
@@ -54,13 +60,13 @@ pub struct Served {
     /// At which temperature its log-probabilities are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logprobs_mode: Option<LogprobsMode>,
-    /// HTTP requests that were answered, tries again included.
+    /// HTTP requests of the last try, repeated ones included.
     pub requests: u64,
     /// Rows that came from an earlier try.
     pub kept: u64,
-    /// Tokens of prompts, without those of kept rows.
+    /// Tokens of prompts, those of kept rows included.
     pub prompt_tokens: u64,
-    /// Tokens of completions, without those of kept rows.
+    /// Tokens of completions, those of kept rows included.
     pub completion_tokens: u64,
     /// Their cost by `price`.
     pub cost: f64,
@@ -85,6 +91,8 @@ pub struct Progress {
     pub rate: f64,
     /// Requests that failed and were repeated.
     pub errors: u64,
+    /// Why the last of them failed, until the server answers again.
+    pub failing: Option<String>,
     /// Requests under way.
     pub under_way: usize,
     /// The cost so far by `price`, that of kept rows included.
@@ -105,6 +113,9 @@ impl fmt::Display for Progress {
         }
         if self.errors > 0 {
             write!(f, ", {} tried again", self.errors)?;
+        }
+        if let Some(why) = &self.failing {
+            write!(f, " ({why})")?;
         }
         if self.cost > 0.0 {
             write!(f, ", cost {:.2}", self.cost)?;

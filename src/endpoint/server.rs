@@ -48,6 +48,8 @@ pub(crate) struct Server {
     opened: Instant,
     /// Milliseconds from `opened` to the last answer.
     last: AtomicU64,
+    /// The last failure that may pass, until the server answers again.
+    failing: Mutex<Option<String>>,
     /// The token ids of texts after the end of a prompt.
     pub continuations: Mutex<Continuations>,
 }
@@ -104,6 +106,7 @@ impl Server {
             answered: Mutex::default(),
             opened: Instant::now(),
             last: AtomicU64::new(0),
+            failing: Mutex::default(),
             continuations: Mutex::default(),
         };
         let list = server.list().await?;
@@ -149,6 +152,17 @@ impl Server {
     /// Notes that the server answered just now.
     pub(crate) fn answered(&self) {
         self.last.store(self.opened.elapsed().as_millis() as u64, Relaxed);
+        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Notes why a request is tried again.
+    pub(crate) fn failed(&self, why: &str) {
+        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+    }
+
+    /// Why requests are tried again; `None` once the server answers.
+    pub(crate) fn failing(&self) -> Option<String> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// When the server answered last.

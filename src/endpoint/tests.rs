@@ -530,7 +530,7 @@ fn a_provider_gets_the_fields_that_it_knows_and_others_are_refused_first() {
     let text = sample(Prompt::Text("ice?".into()), false);
     assert!(
         ask(text, json!({ "kind": "openai", "api": "chat" }))
-            .contains("found a prompt of plain text\n  help: add `chat: $chat`")
+            .contains("found a prompt of plain text\n  help: add `chat: true`")
     );
     let chat = sample(messages("ice?"), false);
     assert!(

@@ -107,15 +107,9 @@ impl Lack {
 }
 
 impl Trouble {
-    /// Whether another try may succeed with nothing changed.
+    /// Whether another try may succeed with nothing changed. One that was repeated for its whole time limit is over.
     pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Trouble::Unreachable { .. }
-                | Trouble::Exhausted { .. }
-                | Trouble::Ended { .. }
-                | Trouble::NotReady { .. }
-        )
+        matches!(self, Trouble::Unreachable { .. } | Trouble::Ended { .. })
     }
 
     /// Whether the caller asked to stop.
@@ -139,8 +133,18 @@ impl fmt::Display for Trouble {
                  {variable}=… before you run triplay"
             ),
             Trouble::Key { url, status, variable, words } => {
-                write!(f, "{url} does not accept the key (status {status}){}", said(words))?;
+                match status {
+                    // It may also be about the account, a quota or the content.
+                    403 => write!(f, "{url} refuses access (status 403){}", said(words))?,
+                    _ => write!(f, "{url} does not accept the key (status {status}){}", said(words))?,
+                }
                 match variable {
+                    Some(variable) if *status == 403 => {
+                        write!(
+                            f,
+                            "\n  help: if this is about the key, check the value of {variable} and what it may be used for"
+                        )
+                    }
                     Some(variable) => write!(f, "\n  help: check the value of {variable}"),
                     None => write!(
                         f,
@@ -199,7 +203,7 @@ impl fmt::Display for Trouble {
             }
             Trouble::Exhausted { url, after, why } => write!(
                 f,
-                "{url} fails since {}: {why}\n  help: finished rows are kept; run again to go on, or raise `timeout.retry` of the \
+                "{url} has failed for {}: {why}\n  help: finished rows are kept; run again to go on, or raise `timeout.retry` of the \
                  endpoint",
                 shown(*after)
             ),

@@ -4,8 +4,8 @@
 pub trait Progress: Send + Sync {
     /// A run of `total` nodes begins.
     fn run_started(&self, pipeline: &str, total: usize);
-    /// The work on a node begins; `kind` is that of its stage.
-    fn node_started(&self, node: &str, kind: &str);
+    /// The work on a node begins; `kind` is that of its stage. If it asks a server, its answered rows are kept.
+    fn node_started(&self, node: &str, kind: &str, asks_server: bool);
     /// The progress of a running node: `done` of `total` units and a short note.
     fn node_progress(&self, node: &str, done: u64, total: u64, note: &str);
     /// The work on a node ended, after so many seconds.

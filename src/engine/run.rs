@@ -475,10 +475,11 @@ impl<'a> Scheduler<'a, '_, '_> {
         let again = self.plan.outputs_before(id).is_some() || why.reason == Reason::Forced;
         (job.devices, job.host_units) = (grant.devices().to_vec(), grant.host_units());
         let on_its_own = node.call.policy.on == On::Process && check.is_none();
+        let asks_server = !job.endpoints.is_empty();
         let task = Task { job, key, call: node.call.clone(), again, check };
         grant.begin();
         self.plan.set(id, State::Running { why });
-        self.executor.progress.node_started(&node.name, node.call.kind.name);
+        self.executor.progress.node_started(&node.name, node.call.kind.name, asks_server);
         self.keys.insert(key, Work { node: id, others, step: Step::Running { _grant: grant } });
         let runner = if on_its_own { &mut self.processes } else { &mut self.here };
         runner.start(task, claim);

@@ -117,7 +117,7 @@ struct Log(Mutex<Vec<String>>);
 
 impl Progress for Log {
     fn run_started(&self, _: &str, _: usize) {}
-    fn node_started(&self, node: &str, _: &str) {
+    fn node_started(&self, node: &str, _: &str, _: bool) {
         self.0.lock().unwrap().push(node.to_owned());
     }
     fn node_progress(&self, _: &str, _: u64, _: u64, _: &str) {}

@@ -360,7 +360,7 @@ struct WorkerProgress;
 
 impl Progress for WorkerProgress {
     fn run_started(&self, _: &str, _: usize) {}
-    fn node_started(&self, _: &str, _: &str) {}
+    fn node_started(&self, _: &str, _: &str, _: bool) {}
     fn node_progress(&self, _: &str, done: u64, total: u64, note: &str) {
         say(&WorkerMessage::Progress { done, total, note: note.to_owned() });
     }

@@ -23,6 +23,7 @@ pub struct Embedder {
     model: BertModel,
     /// Without marks: texts are data.
     tokenizer: tokenizers::Tokenizer,
+    longest: usize,
     compute: Compute,
     bytes: usize,
 }
@@ -177,18 +178,40 @@ impl Embedder {
             reason: format!("does not match its config.json: {error}"),
         })?;
         debug_assert!(longest <= config.max_position_embeddings);
-        Ok(Embedder { model, tokenizer, compute: compute.clone(), bytes })
+        Ok(Embedder { model, tokenizer, longest, compute: compute.clone(), bytes })
+    }
+
+    /// The tokens of a text, those included that [`Embedder::embed`] leaves out of a longer one.
+    pub fn count(&self, text: &str) -> Result<usize> {
+        let encoding = self.encode(vec![ControlTokens::plain(text)])?.pop();
+        let lengths = |encoding: tokenizers::Encoding| {
+            let tokens = |piece: &tokenizers::Encoding| {
+                let is_text = |(mask, special): (&u32, &u32)| *mask == 1 && *special == 0;
+                let masks = piece.get_attention_mask().iter().zip(piece.get_special_tokens_mask());
+                masks.filter(|masks| is_text(*masks)).count()
+            };
+            let special = encoding.get_attention_mask().iter().sum::<u32>() as usize - tokens(&encoding);
+            let pieces = encoding.get_overflowing().iter().map(tokens).sum::<usize>();
+            special + tokens(&encoding) + pieces
+        };
+        Ok(encoding.map_or(0, lengths))
+    }
+
+    /// The most tokens of a text that count.
+    pub fn longest(&self) -> usize {
+        self.longest
+    }
+
+    fn encode(&self, texts: Vec<String>) -> Result<Vec<tokenizers::Encoding>> {
+        let encodings = self.tokenizer.encode_batch(texts, true);
+        encodings.map_err(|error| Error::Tokenizer { action: "encode text", reason: error.to_string() })
     }
 
     /// A unit vector for each text.
     pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
         let mut vectors = Vec::with_capacity(texts.len());
         for texts in texts.chunks(BATCH) {
-            let texts: Vec<String> = texts.iter().map(|text| ControlTokens::plain(text)).collect();
-            let encodings = self
-                .tokenizer
-                .encode_batch(texts, true)
-                .map_err(|error| Error::Tokenizer { action: "encode text", reason: error.to_string() })?;
+            let encodings = self.encode(texts.iter().map(|text| ControlTokens::plain(text)).collect())?;
             let tensor = |of: fn(&tokenizers::Encoding) -> &[u32]| {
                 let rows: Vec<Vec<u32>> = encodings.iter().map(|encoding| of(encoding).to_vec()).collect();
                 Tensor::new(rows, &self.compute.device)

@@ -97,8 +97,19 @@ pub struct Score {
     pub logprob: f32,
     /// Its rank among all tokens, from 1.
     pub rank: usize,
-    /// The log-probabilities of the recorded tokens, the most probable first.
-    pub alternatives: Vec<(u32, f32)>,
+    /// The recorded tokens: the most probable ones in order, then the given ones that are not among them.
+    pub alternatives: Vec<Ranked>,
+}
+
+/// A recorded token in the place of a prompt's token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ranked {
+    /// The token.
+    pub id: u32,
+    /// Its log-probability.
+    pub logprob: f32,
+    /// Its rank among all tokens, from 1.
+    pub rank: usize,
 }
 
 /// The scores of a prompt's tokens from the second on.
@@ -245,7 +256,8 @@ impl<R: AsMut<Row> + Send> Batch<R> {
         &mut self.rows
     }
 
-    /// Reads the prompts of new rows, equal ones once. Returns the rows that are to draw nothing.
+    /// Reads the prompts of new rows, equal ones once. Returns the rows that are to draw nothing. After an error the batch cannot
+    /// go on.
     pub fn join(&mut self, decoder: &Decoder, mut rows: Vec<R>) -> Result<Vec<R>> {
         if rows.is_empty() {
             return Ok(rows);
@@ -290,11 +302,11 @@ impl<R: AsMut<Row> + Send> Batch<R> {
         let logits = decoder.logits(&last)?;
         let vocabulary = logits.dim(1)?;
         let read = numbers(&logits)?;
+        let is_each_once = source.iter().copied().eq(0..prompts.len());
+        self.cache.append(if is_each_once { cache } else { cache.select(&source)? })?;
         for &row in &source {
             self.logits.extend_from_slice(&read[row * vocabulary..(row + 1) * vocabulary]);
         }
-        let is_each_once = source.iter().copied().eq(0..prompts.len());
-        self.cache.append(if is_each_once { cache } else { cache.select(&source)? })?;
         self.rows.extend(staying);
         Ok(leaving)
     }
@@ -302,32 +314,32 @@ impl<R: AsMut<Row> + Send> Batch<R> {
     /// Removes the rows that `keep` is false for, before they have finished.
     pub fn retain(&mut self, mut keep: impl FnMut(&mut R) -> bool) -> Result<()> {
         let keep: Vec<bool> = self.rows.iter_mut().map(&mut keep).collect();
-        self.split(&keep).map(|_| ())
+        self.split(&keep).1
     }
 
-    /// Takes out the rows whose `keep` is false.
-    fn split(&mut self, keep: &[bool]) -> Result<Vec<R>> {
+    /// Takes out the rows whose `keep` is false. After an error the others cannot go on.
+    fn split(&mut self, keep: &[bool]) -> (Vec<R>, Result<()>) {
         if keep.iter().all(|keep| *keep) {
-            return Ok(Vec::new());
+            return (Vec::new(), Ok(()));
         }
         let vocabulary = self.logits.len() / self.rows.len().max(1);
         let mut kept = keep.iter();
         let (staying, leaving) = self.rows.drain(..).partition(|_| kept.next().copied().unwrap_or_default());
         self.rows = staying;
-        self.cache.retain(keep)?;
+        let retained = self.cache.retain(keep);
         let mut to = 0;
         for (from, _) in keep.iter().enumerate().filter(|(_, keep)| **keep) {
             self.logits.copy_within(from * vocabulary..(from + 1) * vocabulary, to * vocabulary);
             to += 1;
         }
         self.logits.truncate(to * vocabulary);
-        Ok(leaving)
+        (leaving, retained.map_err(Error::from))
     }
 
-    /// Draws one token for each row and feeds those that go on; returns the rows that have ended.
-    pub fn advance(&mut self, decoder: &Decoder, tokenizer: &Tokenizer) -> Result<Vec<R>> {
+    /// Draws one token for each row and feeds those that go on. Returns the rows that have ended, and whether the others can go on.
+    pub fn advance(&mut self, decoder: &Decoder, tokenizer: &Tokenizer) -> (Vec<R>, Result<()>) {
         if self.rows.is_empty() {
-            return Ok(Vec::new());
+            return (Vec::new(), Ok(()));
         }
         let vocabulary = self.logits.len() / self.rows.len();
         let work = self.rows.par_iter_mut().zip(self.logits.par_chunks_exact_mut(vocabulary));
@@ -335,13 +347,17 @@ impl<R: AsMut<Row> + Send> Batch<R> {
         let keep: Vec<bool> = self.rows.iter_mut().map(|row| !row.as_mut().is_done()).collect();
         // The logits are used up, so only rows and cache are split.
         self.logits.clear();
-        let leaving = self.split(&keep)?;
-        if !self.rows.is_empty() {
-            let last: Vec<u32> =
-                self.rows.iter_mut().filter_map(|row| row.as_mut().completion.ids.last().copied()).collect();
-            self.logits = numbers(&decoder.step(&last, &mut self.cache)?)?;
-        }
-        Ok(leaving)
+        let (leaving, kept) = self.split(&keep);
+        let fed = kept.and_then(|()| if self.rows.is_empty() { Ok(()) } else { self.feed(decoder) });
+        (leaving, fed)
+    }
+
+    /// Computes the logits after the last token of each row.
+    fn feed(&mut self, decoder: &Decoder) -> Result<()> {
+        let last: Vec<u32> =
+            self.rows.iter_mut().filter_map(|row| row.as_mut().completion.ids.last().copied()).collect();
+        self.logits = numbers(&decoder.step(&last, &mut self.cache)?)?;
+        Ok(())
     }
 }
 
@@ -378,8 +394,14 @@ fn scores(
             let (log_total, _, _) = exponentials(&mut logits.to_vec(), sharpness);
             let logit = logits[*target as usize];
             let logprob = logit * sharpness - log_total;
-            let rank = 1 + logits.iter().filter(|other| **other > logit).count();
-            let alternatives = asked.of(logits, sharpness, log_total);
+            let rank_of = |logit: f32| 1 + logits.iter().filter(|other| **other > logit).count();
+            let rank = rank_of(logit);
+            let recorded = asked.of(logits, sharpness, log_total).into_iter().enumerate();
+            let ranked = recorded.map(|(at, (id, logprob))| {
+                let rank = if at < asked.top { at + 1 } else { rank_of(logits[id as usize]) };
+                Ranked { id, logprob, rank }
+            });
+            let alternatives = ranked.collect();
             logprob.is_finite().then_some(Score { logprob, rank, alternatives }).ok_or(Error::Broken)
         };
         let read = logits.par_chunks_exact(vocabulary).zip(targets).map(score);

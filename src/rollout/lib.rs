@@ -17,7 +17,7 @@ use kernels::{exponentials, sum};
 use model::{Checkpoint, Decoder, Purpose, Result, Tokenizer};
 use store::Seed;
 
-pub use batch::{Alternatives, Batch, Drawing, PromptScores, Row, Score};
+pub use batch::{Alternatives, Batch, Drawing, PromptScores, Ranked, Row, Score};
 pub use choice::{Chosen, choose, mass, select};
 
 /// Most rows that are sampled at the same time.
@@ -122,7 +122,7 @@ pub fn sample(
             let drawn = batches.par_iter_mut().map(|batch| {
                 let mut advance = |_| {
                     let drawn = batch.len();
-                    batch.advance(&decoder, tokenizer).map(|_| drawn)
+                    batch.advance(&decoder, tokenizer).1.map(|()| drawn)
                 };
                 steps.clone().map(&mut advance).collect::<Result<Vec<usize>>>()
             });

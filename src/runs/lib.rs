@@ -8,6 +8,7 @@ mod folder;
 mod lineage;
 mod machine;
 mod removal;
+mod served;
 mod tables;
 mod texts;
 mod variant;
@@ -22,6 +23,7 @@ pub use folder::{
 pub use lineage::{Lineage, manifest};
 pub use machine::Machine;
 pub use removal::Removal;
+pub use served::ServedModel;
 pub use tables::{AXES, LAYOUT, ParamRow, TABLES, Table, Tables, layout};
 pub use texts::{Texts, redacted, shown};
 pub use variant::{after, repeated, rounds, stage, told_by, variant};

@@ -1,10 +1,12 @@
 //! Answers in the shapes of OpenAI's completions and chat completions, with vLLM's token ids and prompt log-probabilities.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
 use super::error::{ApiError, Result};
 use model::Tokenizer;
-use rollout::{Completion, Score};
+use rollout::{Alternatives, Completion, Ranked, Score};
 
 /// What all parts of an answer have in common.
 pub(crate) struct Envelope {
@@ -49,7 +51,7 @@ pub(crate) struct Told<'a> {
     pub id: u32,
     /// `None` for the first token of a prompt.
     pub logprob: Option<f32>,
-    pub alternatives: &'a [(u32, f32)],
+    pub alternatives: Cow<'a, [(u32, f32)]>,
 }
 
 /// Log-probabilities in the shape of OpenAI's completions. `offset` counts the characters of the text before these tokens.
@@ -101,11 +103,18 @@ pub(crate) fn chat_logprobs<'a>(
     Ok(json!({ "content": content.collect::<Result<Vec<Value>>>()? }))
 }
 
+/// Of the tokens recorded in the place of a prompt's token, those that are wanted: others were recorded for another part of the
+/// answer.
+pub(crate) fn recorded(score: &Score, wanted: &Alternatives) -> impl Iterator<Item = Ranked> {
+    let is_wanted = |(at, other): &(usize, &Ranked)| *at < wanted.top || wanted.tokens.contains(&other.id);
+    score.alternatives.iter().enumerate().filter(is_wanted).map(|(_, other)| *other)
+}
+
 /// The log-probabilities of a prompt's tokens as vLLM writes them: `null` for the first.
 pub(crate) fn prompt_logprobs(
     prompt: &[u32],
     scores: &[Score],
-    top: usize,
+    wanted: &Alternatives,
     tokenizer: &Tokenizer,
 ) -> Result<Value> {
     let mut told = vec![Value::Null];
@@ -115,10 +124,8 @@ pub(crate) fn prompt_logprobs(
         };
         let mut entries = Map::new();
         entries.insert(id.to_string(), entry(*id, score.logprob, score.rank)?);
-        for (rank, (other, logprob)) in score.alternatives.iter().enumerate() {
-            if rank < top && other != id {
-                entries.insert(other.to_string(), entry(*other, *logprob, rank + 1)?);
-            }
+        for Ranked { id: other, logprob, rank } in recorded(score, wanted).filter(|other| other.id != *id) {
+            entries.insert(other.to_string(), entry(other, logprob, rank)?);
         }
         told.push(entries.into());
     }

@@ -20,6 +20,9 @@ use super::text::TextStream;
 use super::worker::{Event, Job, NewRow};
 use rollout::{Drawing, PromptScores, Row, Sampling};
 
+/// The most tokens of a completion that does not say how many, as with OpenAI's and vLLM's servers.
+const MAX_TOKENS: usize = 16;
+
 /// A request that is being answered.
 struct Answering {
     served: Arc<Served>,
@@ -32,15 +35,17 @@ struct Answering {
 /// Answers a request for completions.
 pub(crate) async fn complete(shared: Arc<Shared>, request: Completions) -> Result<Response> {
     let served = shared.model(request.model.as_deref())?;
-    let Some(loaded) = served.decoder() else {
-        let message = format!("`{}` is a sentence encoder: it only answers /v1/embeddings", served.name);
-        return Err(ApiError::invalid("model", message));
+    let asked = served.clone();
+    let prepare = move || {
+        let loaded = asked.loaded()?;
+        let prompts = tokenize(&request, loaded)?;
+        let drawings = prompts.iter().map(|(ids, _)| drawing(&request, loaded, ids));
+        let drawings = drawings.collect::<Result<Vec<_>>>()?;
+        Ok((request, prompts, drawings))
     };
-    let prompts = tokenize(&request, loaded)?;
+    let (request, prompts, drawings) = shared.aside(prepare).await?;
     let choices = prompts.len() * request.n;
     let streams = request.streams(choices)?;
-    let drawings = prompts.iter().map(|(ids, _)| drawing(&request, loaded, ids));
-    let drawings = drawings.collect::<Result<Vec<_>>>()?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let is_chat = matches!(request.asked, Asked::Chat(_));
     let envelope = Envelope {
@@ -79,6 +84,7 @@ fn tokenize(request: &Completions, loaded: &Loaded) -> Result<Vec<(Arc<[u32]>, S
     let prompts = match &request.asked {
         Asked::Chat(chat) => {
             let rendered = chat.render(tokenizer)?;
+            loaded.ensure_short(rendered.text.len())?;
             let ids = tokenizer.encode_filled(&[rendered]).map_err(failed)?.concat();
             vec![(ids.into(), String::new())]
         }
@@ -86,6 +92,7 @@ fn tokenize(request: &Completions, loaded: &Loaded) -> Result<Vec<(Arc<[u32]>, S
             let encode = |prompt: &Prompt| {
                 Ok(match prompt {
                     Prompt::Text(text) => {
+                        loaded.ensure_short(text.len())?;
                         (tokenizer.encode_plain(text).map_err(failed)?.into(), text.clone())
                     }
                     Prompt::Ids(ids) => {
@@ -115,7 +122,10 @@ fn tokenize(request: &Completions, loaded: &Loaded) -> Result<Vec<(Arc<[u32]>, S
 fn drawing(request: &Completions, loaded: &Loaded, prompt: &[u32]) -> Result<Arc<Drawing>> {
     let (longest, asked) = (loaded.longest, request.max_tokens);
     let room = longest.saturating_sub(prompt.len());
-    let most = asked.unwrap_or(room);
+    let most = asked.unwrap_or(match request.asked {
+        Asked::Chat(_) => room,
+        Asked::Prompts(_) => room.min(MAX_TOKENS),
+    });
     if prompt.len() > longest || most > room || (asked.is_none() && room == 0) {
         let more = match asked {
             Some(0) | None => String::new(),
@@ -146,10 +156,6 @@ fn drawing(request: &Completions, loaded: &Loaded, prompt: &[u32]) -> Result<Arc
 }
 
 impl Answering {
-    fn loaded(&self) -> Result<&Loaded> {
-        self.served.decoder().ok_or_else(|| ApiError::failed("the model is not a decoder"))
-    }
-
     fn prompt_tokens(&self) -> usize {
         self.prompts.iter().map(|(ids, _)| ids.len()).sum()
     }
@@ -186,20 +192,20 @@ impl Answering {
     /// A choice of the whole answer.
     fn choice(&self, choice: usize, row: Row) -> Result<Value> {
         let request = &self.request;
-        let tokenizer = &self.loaded()?.checkpoint.tokenizer;
+        let tokenizer = &self.served.loaded()?.checkpoint.tokenizer;
         let (prompt, echoed) = &self.prompts[choice / request.n];
         let (scores, alternatives) = (row.scores().cloned(), row.alternatives().to_vec());
         let completion = row.finish(tokenizer).map_err(failed)?;
         let drawn = (0..completion.ids.len()).map(|at| Told {
             id: completion.ids[at],
             logprob: Some(completion.logprobs[at]),
-            alternatives: alternatives.get(at).map_or(&[][..], Vec::as_slice),
+            alternatives: alternatives.get(at).map_or(&[][..], Vec::as_slice).into(),
         });
         let logprobs = match (request.logprobs, self.envelope.is_chat) {
             (None, _) => Value::Null,
             (Some(_), true) => answer::chat_logprobs(drawn, tokenizer)?,
             (Some(_), false) => {
-                let before = told_of(prompt, scores.as_ref().filter(|_| request.echo));
+                let before = told_of(request, prompt, scores.as_ref().filter(|_| request.echo));
                 answer::completion_logprobs(before.chain(drawn), &mut 0, tokenizer)?
             }
         };
@@ -223,8 +229,11 @@ impl Answering {
             }
         }
         if let (Some(top), Some(scores)) = (request.prompt_logprobs, &scores) {
-            let top = top + request.logprob_token_ids.len();
-            told.insert("prompt_logprobs".into(), answer::prompt_logprobs(prompt, scores, top, tokenizer)?);
+            let wanted = request.recorded(top);
+            told.insert(
+                "prompt_logprobs".into(),
+                answer::prompt_logprobs(prompt, scores, &wanted, tokenizer)?,
+            );
         }
         Ok(told.into())
     }
@@ -248,16 +257,19 @@ impl Answering {
     }
 }
 
-/// The tokens of a prompt with their scores.
-fn told_of<'a>(prompt: &'a [u32], scores: Option<&'a PromptScores>) -> impl Iterator<Item = Told<'a>> {
+/// The tokens of a prompt with their scores, as `echo` tells them.
+fn told_of<'a>(
+    request: &Completions,
+    prompt: &'a [u32],
+    scores: Option<&'a PromptScores>,
+) -> impl Iterator<Item = Told<'a>> {
+    let wanted = request.alternatives();
     prompt.iter().enumerate().filter_map(move |(position, id)| {
         let scores = scores?;
         let score = position.checked_sub(1).and_then(|before| scores.get(before));
-        Some(Told {
-            id: *id,
-            logprob: score.map(|score| score.logprob),
-            alternatives: score.map_or(&[][..], |score| &score.alternatives),
-        })
+        let others = score.into_iter().flat_map(|score| answer::recorded(score, &wanted));
+        let alternatives = others.map(|other| (other.id, other.logprob)).collect();
+        Some(Told { id: *id, logprob: score.map(|score| score.logprob), alternatives })
     })
 }
 
@@ -308,7 +320,7 @@ impl Following {
     fn tell(&mut self, choice: usize, event: Event) -> Result<Option<String>> {
         let (answering, part) = (&self.answering, &mut self.parts[choice]);
         let (request, is_chat) = (&answering.request, answering.envelope.is_chat);
-        let tokenizer = &answering.loaded()?.checkpoint.tokenizer;
+        let tokenizer = &answering.served.loaded()?.checkpoint.tokenizer;
         let (prompt, echoed) = &answering.prompts[choice / request.n];
         let mut told = Map::new();
         told.insert("index".into(), choice.into());
@@ -320,7 +332,7 @@ impl Following {
                 if request.echo {
                     text.clone_from(echoed);
                     if request.logprobs.is_some() {
-                        let told = told_of(prompt, scores.as_ref());
+                        let told = told_of(request, prompt, scores.as_ref());
                         logprobs = answer::completion_logprobs(told, &mut part.offset, tokenizer)?;
                     }
                 }
@@ -329,8 +341,8 @@ impl Following {
                     place.insert("prompt_token_ids".into(), json!(&**prompt));
                 }
                 if let (Some(top), Some(scores)) = (request.prompt_logprobs, &scores) {
-                    let top = top + request.logprob_token_ids.len();
-                    let logprobs = answer::prompt_logprobs(prompt, scores, top, tokenizer)?;
+                    let logprobs =
+                        answer::prompt_logprobs(prompt, scores, &request.recorded(top), tokenizer)?;
                     told.insert("prompt_logprobs".into(), logprobs);
                 }
                 if !is_chat && !request.echo && told.len() == 1 {
@@ -341,7 +353,8 @@ impl Following {
                 self.tokens += 1;
                 text = part.text.push(id, tokenizer).map_err(failed)?;
                 if request.logprobs.is_some() {
-                    let one = [Told { id, logprob: Some(logprob), alternatives: &alternatives }].into_iter();
+                    let one =
+                        [Told { id, logprob: Some(logprob), alternatives: alternatives.into() }].into_iter();
                     logprobs = match is_chat {
                         true => answer::chat_logprobs(one, tokenizer)?,
                         false => answer::completion_logprobs(one, &mut part.offset, tokenizer)?,

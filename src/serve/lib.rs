@@ -23,7 +23,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use error::{ApiError, Result};
 use metrics::Metrics;
@@ -86,6 +86,8 @@ struct Shared {
     phase: AtomicU8,
     /// Numbers answers.
     next: AtomicU64,
+    /// Requests whose texts may be read at the same time.
+    readers: Semaphore,
 }
 
 impl Shared {
@@ -144,6 +146,13 @@ impl Shared {
             Some(Ok(())) => Ok(()),
             _ => refuse(ApiError::unavailable("the server is stopping")),
         }
+    }
+
+    /// Reads a request's texts on a thread beside those that answer: a long text takes seconds.
+    async fn aside<T: Send + 'static>(&self, read: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        let _turn = self.readers.acquire().await;
+        let read = tokio::task::spawn_blocking(read).await;
+        read.unwrap_or_else(|_| Err(ApiError::failed("the request could not be read")))
     }
 
     /// A number that tells answers apart.
@@ -205,6 +214,7 @@ async fn run(
         most_waiting: options.most_waiting,
         phase: AtomicU8::new(Phase::Loading as u8),
         next: AtomicU64::new(0),
+        readers: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
     });
     listening(address);
     // Each token of a stream is sent at once.

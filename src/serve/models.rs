@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 
+use super::error::ApiError;
 use model::{Checkpoint, Compute, Decoder, Embedder, Purpose};
 use store::Digest;
 
@@ -50,7 +51,31 @@ pub(crate) struct Loaded {
     pub longest: usize,
 }
 
+/// No token stands for so many bytes of text. A text with more for each token that a row may have is refused unread.
+const LONGEST_TOKEN: usize = 1024;
+
+impl Loaded {
+    /// Refuses a text that cannot fit into the context.
+    pub(crate) fn ensure_short(&self, bytes: usize) -> Result<(), ApiError> {
+        if bytes / LONGEST_TOKEN <= self.longest {
+            return Ok(());
+        }
+        let longest = self.longest;
+        Err(ApiError::too_long(format!(
+            "the model has room for {longest} tokens; the text has {bytes} bytes: shorten it"
+        )))
+    }
+}
+
 impl Served {
+    /// The decoder, for what a sentence encoder cannot do.
+    pub(crate) fn loaded(&self) -> Result<&Loaded, ApiError> {
+        self.decoder().ok_or_else(|| {
+            let message = format!("`{}` is a sentence encoder: it only answers /v1/embeddings", self.name);
+            ApiError::invalid("model", message)
+        })
+    }
+
     /// The decoder, if it is one.
     pub(crate) fn decoder(&self) -> Option<&Loaded> {
         match &self.kind {
@@ -89,22 +114,25 @@ impl Models {
         &self.compute
     }
 
-    /// Loads a model, unless it is there. `is_passing`: a later request may unload it.
+    /// Loads a model, unless it is there with the same files. `is_passing`: a later request may unload it.
     pub(crate) fn load(&self, model: &NamedModel, is_passing: bool) -> anyhow::Result<()> {
         let NamedModel { name, path } = model;
         ensure!(!name.is_empty(), "a model must have a name, found an empty one");
+        let of_model = || format!("model `{name}`");
+        let identity = self.identify(path).with_context(of_model)?;
         let ensure_new = |known: Option<Arc<Served>>| match known {
             None => Ok(false),
-            Some(known) if known.path == *path => Ok(true),
+            Some(known) if known.path == *path && known.digest == identity.digest => Ok(true),
             Some(known) => bail!(
-                "`{name}` is {} already, and a name never changes its meaning: unload it, or use another name",
-                known.path.display()
+                "`{name}` is {} already{}, and a name never changes its meaning: unload it, or use another name",
+                known.path.display(),
+                if known.path == *path { ", with other files than those that are there now" } else { "" }
             ),
         };
         if ensure_new(self.find(name))? {
             return Ok(());
         }
-        let served = Arc::new(self.read(name, path, is_passing).with_context(|| format!("model `{name}`"))?);
+        let served = Arc::new(self.read(name, path, &identity, is_passing).with_context(of_model)?);
         let mut all = self.served.write().unwrap_or_else(|error| error.into_inner());
         // Another request may have loaded it meanwhile.
         if !ensure_new(all.iter().find(|known| known.name == *name).cloned())? {
@@ -126,20 +154,11 @@ impl Models {
         Some(Ok(()))
     }
 
-    fn read(&self, name: &str, path: &Path, is_passing: bool) -> anyhow::Result<Served> {
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let served = |digest, base_digest, parent, kind| {
-            let (name, path) = (name.to_owned(), path.to_owned());
-            Served { name, path, digest, base_digest, parent, created, is_passing, kind }
-        };
+    /// Identifies what is at a path by the content of its files.
+    fn identify(&self, path: &Path) -> anyhow::Result<Identity> {
         if path.is_dir() && Embedder::is_in(path) {
             let digest = Digest::of_file(&path.join("model.safetensors"))?;
-            return Ok(served(
-                digest,
-                digest,
-                None,
-                Kind::Encoder(Box::new(Embedder::load(path, &self.compute)?)),
-            ));
+            return Ok(Identity { digest, base: digest, form: Form::Encoder });
         }
         ensure!(model::is_there(path)?, "there is no {} (triplay does not download models)", path.display());
         let has_adapter = model::is_there(&path.join(ADAPTER))?;
@@ -147,13 +166,8 @@ impl Models {
         let decoders = || all.iter().filter_map(|served| Some((served, served.decoder()?)));
         // An adapter alone is for the base that is served.
         let base = match Checkpoint::base_folder(path) {
-            Ok(base) => Some(base),
-            Err(_) if has_adapter && decoders().next().is_some() => None,
-            Err(error) => return Err(error.into()),
-        };
-        let base_digest = match &base {
-            Some(base) => digest_of(Checkpoint::base_files(base)?)?,
-            None => {
+            Ok(base) => digest_of(Checkpoint::base_files(&base)?)?,
+            Err(_) if has_adapter && decoders().next().is_some() => {
                 let bases: BTreeMap<Digest, &str> =
                     decoders().map(|(served, _)| (served.base_digest, served.name.as_str())).collect();
                 match bases.keys().collect::<Vec<_>>()[..] {
@@ -167,8 +181,32 @@ impl Models {
                     ),
                 }
             }
+            Err(error) => return Err(error.into()),
         };
-        let beside = decoders().find(|(served, _)| served.base_digest == base_digest);
+        if !has_adapter {
+            return Ok(Identity { digest: base, base, form: Form::Weights });
+        }
+        let own = digest_of([ADAPTER, "adapter_model.safetensors"].map(|file| path.join(file)).into())?;
+        let digest = Digest::of_bytes(format!("{base} {own}").as_bytes());
+        Ok(Identity { digest, base, form: Form::Adapter })
+    }
+
+    fn read(&self, name: &str, path: &Path, identity: &Identity, is_passing: bool) -> anyhow::Result<Served> {
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let served = |parent, kind| {
+            let (name, path) = (name.to_owned(), path.to_owned());
+            let (digest, base_digest) = (identity.digest, identity.base);
+            Served { name, path, digest, base_digest, parent, created, is_passing, kind }
+        };
+        if identity.form == Form::Encoder {
+            return Ok(served(None, Kind::Encoder(Box::new(Embedder::load(path, &self.compute)?))));
+        }
+        let has_adapter = identity.form == Form::Adapter;
+        let all = self.all();
+        let beside = all.iter().find_map(|served| {
+            let loaded = served.decoder().filter(|_| served.base_digest == identity.base)?;
+            Some((served, loaded))
+        });
         let (checkpoint, decoder) = match beside {
             Some((_, beside)) => {
                 let checkpoint = match has_adapter {
@@ -184,19 +222,28 @@ impl Models {
                 (checkpoint, decoder)
             }
         };
-        let digest = match has_adapter {
-            true => {
-                let files = [ADAPTER, "adapter_model.safetensors"].map(|file| path.join(file));
-                let own = digest_of(files.into())?;
-                Digest::of_bytes(format!("{base_digest} {own}").as_bytes())
-            }
-            false => base_digest,
-        };
         let longest = checkpoint.config.positions.min(self.cache / decoder.token_bytes().max(1)).max(1);
         let parent = beside.filter(|_| has_adapter).map(|(served, _)| served.name.clone());
         let loaded = Loaded { checkpoint, decoder, longest };
-        Ok(served(digest, base_digest, parent, Kind::Decoder(Box::new(loaded))))
+        Ok(served(parent, Kind::Decoder(Box::new(loaded))))
     }
+}
+
+/// What is at a path.
+struct Identity {
+    /// Identifies all of its files.
+    digest: Digest,
+    /// Identifies the weights that its adapter changes, or its own.
+    base: Digest,
+    form: Form,
+}
+
+#[derive(PartialEq)]
+enum Form {
+    Encoder,
+    Weights,
+    /// On the weights of a base.
+    Adapter,
 }
 
 /// Identifies the content of files by name.

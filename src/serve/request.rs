@@ -463,11 +463,10 @@ impl Completions {
         let common = fields.take(COMMON)?;
         let own: CompletionFields = fields.rest()?;
         let prompts = prompts(own.prompt, "prompt")?;
-        // As OpenAI's and vLLM's servers do.
-        let (max_tokens, echo) = (own.max_tokens.unwrap_or(16), own.echo.unwrap_or_default());
+        let echo = own.echo.unwrap_or_default();
         let logprobs = alternatives("logprobs", own.logprobs)?;
-        let mut asked = Completions::new(common, Asked::Prompts(prompts), Some(max_tokens), logprobs)?;
-        if max_tokens == 0 && !echo && asked.prompt_logprobs.is_none() {
+        let mut asked = Completions::new(common, Asked::Prompts(prompts), own.max_tokens, logprobs)?;
+        if own.max_tokens == Some(0) && !echo && asked.prompt_logprobs.is_none() {
             let message = "`max_tokens` must be at least 1, or 0 with `echo` or `prompt_logprobs`, which score the prompt";
             return Err(ApiError::invalid("max_tokens", message));
         }
@@ -574,14 +573,19 @@ impl Completions {
 
     /// What is recorded of the completion's tokens.
     pub(crate) fn alternatives(&self) -> Alternatives {
-        Alternatives { top: self.logprobs.unwrap_or(0), tokens: self.logprob_token_ids.clone() }
+        self.recorded(self.logprobs.unwrap_or(0))
+    }
+
+    /// So many most probable tokens, and those that the request names.
+    pub(crate) fn recorded(&self, top: usize) -> Alternatives {
+        Alternatives { top, tokens: self.logprob_token_ids.clone() }
     }
 
     /// What is recorded of the prompt's tokens, if they are scored.
     pub(crate) fn prompt_alternatives(&self) -> Option<Alternatives> {
         let echoed = self.logprobs.filter(|_| self.echo);
         let top = [self.prompt_logprobs, echoed].into_iter().flatten().max()?;
-        Some(Alternatives { top, tokens: self.logprob_token_ids.clone() })
+        Some(self.recorded(top))
     }
 }
 

@@ -1,12 +1,14 @@
 //! The routes, who may use them, and the small ones' answers.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{MatchedPath, Query, Request, State};
-use axum::http::{HeaderMap, Method, Uri, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -31,6 +33,9 @@ const MOST_BYTES: usize = 64 << 20;
 
 /// The most time that a request may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is before the key.
+const BEARER: &[u8] = b"Bearer ";
 
 /// The route that answers without a key, so that a supervisor can watch the server.
 const HEALTH: &str = "/health";
@@ -82,20 +87,26 @@ fn may_ask(shared: &Shared, request: &Request) -> Result<()> {
     let headers = request.headers();
     match &shared.key {
         Some(key) => {
-            let sent = headers.get(header::AUTHORIZATION).and_then(|sent| sent.to_str().ok());
-            let sent = sent.and_then(|sent| sent.strip_prefix("Bearer ")).unwrap_or_default();
+            let sent = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+            // The name of the scheme has no case.
+            let sent = match sent.split_at_checked(BEARER.len()) {
+                Some((scheme, key)) if scheme.eq_ignore_ascii_case(BEARER) => key.trim_ascii(),
+                _ => &[],
+            };
             // In a time that does not depend on where they differ.
-            let differ = sent.bytes().zip(key.bytes()).fold(0, |differ, (a, b)| differ | (a ^ b));
+            let differ = sent.iter().zip(key.as_bytes()).fold(0, |differ, (a, b)| differ | (a ^ b));
             if sent.len() != key.len() || differ != 0 {
                 return Err(ApiError::wrong_key());
             }
         }
         // A page of another site whose name resolves to this address sends its own name (DNS rebinding).
         None => {
-            let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-            let is_address = host.parse::<std::net::SocketAddr>().is_ok();
-            let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-            if !is_address && !super::is_loopback(name.trim_start_matches('[').trim_end_matches(']')) {
+            // In HTTP/2 the name is a part of the address.
+            let of_uri = || request.uri().authority().map(Authority::as_str);
+            let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).or_else(of_uri);
+            let host = host.and_then(|host| host.parse::<Authority>().ok());
+            let name = host.as_ref().map_or("", Authority::host).trim_matches(['[', ']']);
+            if name.parse::<IpAddr>().is_err() && !super::is_loopback(name) {
                 return Err(ApiError::wrong_host());
             }
         }
@@ -173,57 +184,16 @@ async fn chat(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Body)
     complete(shared, request).await
 }
 
-/// A decoder, for what an encoder cannot do.
 fn tokenizer(served: &Served) -> Result<&model::Tokenizer> {
-    match &served.kind {
-        Kind::Decoder(loaded) => Ok(&loaded.checkpoint.tokenizer),
-        Kind::Encoder(_) => Err(ApiError::invalid(
-            "model",
-            format!("`{}` is a sentence encoder: it only answers /v1/embeddings", served.name),
-        )),
-    }
+    Ok(&served.loaded()?.checkpoint.tokenizer)
 }
 
 async fn embed(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Body) -> Result<Json> {
     shared.ensure_serving()?;
     let fields = embeddings(&body(&headers, sent).await?)?;
     let served = shared.model(fields.model.as_deref())?;
-    let inputs = prompts(fields.input, "input")?;
-    let (mut texts, mut rows, mut tokens) = (Vec::new(), Vec::new(), 0);
-    for input in inputs {
-        match (input, served.decoder()) {
-            (Prompt::Text(text), None) => texts.push(text),
-            (Prompt::Text(text), Some(loaded)) => {
-                let tokenizer = &loaded.checkpoint.tokenizer;
-                let ids = tokenizer.encode_filled(&[tokenizer.marks.data(&text)]).map_err(failed)?.concat();
-                rows.push(ids);
-            }
-            (Prompt::Ids(ids), Some(_)) => rows.push(ids),
-            (Prompt::Ids(_), None) => {
-                let message = "`input` must be texts for a sentence encoder, found token ids";
-                return Err(ApiError::invalid("input", message));
-            }
-        }
-    }
-    if let Some(loaded) = served.decoder() {
-        let (longest, vocabulary) = (loaded.longest, loaded.checkpoint.config.vocab_size);
-        for row in &rows {
-            if row.is_empty() || row.len() > longest {
-                let message = format!(
-                    "an input must have between 1 and {longest} tokens, found {}: change the text",
-                    row.len()
-                );
-                return Err(ApiError::too_long(message));
-            }
-            if let Some(id) = row.iter().find(|id| **id as usize >= vocabulary) {
-                let message =
-                    format!("token ids must be below {vocabulary}, the model's vocabulary, found {id}");
-                return Err(ApiError::invalid("input", message));
-            }
-            tokens += row.len();
-        }
-    }
-    let inputs = if texts.is_empty() { Inputs::Rows(rows) } else { Inputs::Texts(texts) };
+    let asked = served.clone();
+    let (inputs, tokens) = shared.aside(move || inputs_of(&asked, prompts(fields.input, "input")?)).await?;
     let count = inputs.len();
     let (reply, vectors) = oneshot::channel();
     let name = served.name.clone();
@@ -245,16 +215,79 @@ async fn embed(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Body
     Ok(Json(json!({ "object": "list", "data": data, "model": name, "usage": usage(tokens, 0) })))
 }
 
+/// What is embedded, and its tokens.
+fn inputs_of(served: &Served, inputs: Vec<Prompt>) -> Result<(Inputs, usize)> {
+    match &served.kind {
+        Kind::Encoder(encoder) => {
+            let text = |input| match input {
+                Prompt::Text(text) => Ok(text),
+                Prompt::Ids(_) => {
+                    let message = "`input` must be texts for a sentence encoder, found token ids";
+                    Err(ApiError::invalid("input", message))
+                }
+            };
+            let texts = inputs.into_iter().map(text).collect::<Result<Vec<String>>>()?;
+            let mut tokens = 0;
+            for text in &texts {
+                let count = encoder.count(text).map_err(failed)?;
+                ensure_length(count, encoder.longest())?;
+                tokens += count;
+            }
+            Ok((Inputs::Texts(texts), tokens))
+        }
+        Kind::Decoder(loaded) => {
+            let (tokenizer, vocabulary) = (&loaded.checkpoint.tokenizer, loaded.checkpoint.config.vocab_size);
+            let row = |input| {
+                let ids = match input {
+                    Prompt::Ids(ids) => ids,
+                    Prompt::Text(text) => {
+                        loaded.ensure_short(text.len())?;
+                        tokenizer.encode_filled(&[tokenizer.marks.data(&text)]).map_err(failed)?.concat()
+                    }
+                };
+                ensure_length(ids.len(), loaded.longest)?;
+                match ids.iter().find(|id| **id as usize >= vocabulary) {
+                    None => Ok(ids),
+                    Some(id) => {
+                        let message = format!(
+                            "token ids must be below {vocabulary}, the model's vocabulary, found {id}"
+                        );
+                        Err(ApiError::invalid("input", message))
+                    }
+                }
+            };
+            let rows = inputs.into_iter().map(row).collect::<Result<Vec<Vec<u32>>>>()?;
+            let tokens = rows.iter().map(Vec::len).sum();
+            Ok((Inputs::Rows(rows), tokens))
+        }
+    }
+}
+
+fn ensure_length(tokens: usize, longest: usize) -> Result<()> {
+    if (1..=longest).contains(&tokens) {
+        return Ok(());
+    }
+    let message =
+        format!("an input must have between 1 and {longest} tokens, found {tokens}: change the text");
+    Err(ApiError::too_long(message))
+}
+
 async fn tokens(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Body) -> Result<Json> {
     let asked = tokenize(&body(&headers, sent).await?)?;
     let served = shared.model(asked.model.as_deref())?;
-    let tokenizer = tokenizer(&served)?;
-    let tokens = match asked.what {
-        Tokenized::Text(text, true) => tokenizer.encode_plain(&text),
-        Tokenized::Text(text, false) => tokenizer.encode(&text),
-        Tokenized::Chat(chat) => tokenizer.encode_filled(&[chat.render(tokenizer)?]).map(|ids| ids.concat()),
+    let of_model = served.clone();
+    let tokenize = move || {
+        let tokenizer = tokenizer(&of_model)?;
+        let tokens = match asked.what {
+            Tokenized::Text(text, true) => tokenizer.encode_plain(&text),
+            Tokenized::Text(text, false) => tokenizer.encode(&text),
+            Tokenized::Chat(chat) => {
+                tokenizer.encode_filled(&[chat.render(tokenizer)?]).map(|ids| ids.concat())
+            }
+        };
+        tokens.map_err(failed)
     };
-    let tokens = tokens.map_err(failed)?;
+    let tokens = shared.aside(tokenize).await?;
     let longest = served.decoder().map(|loaded| loaded.longest);
     Ok(Json(json!({ "count": tokens.len(), "max_model_len": longest, "tokens": tokens, "token_strs": null })))
 }
@@ -262,7 +295,7 @@ async fn tokens(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Bod
 async fn detokenized(State(shared): State<Arc<Shared>>, headers: HeaderMap, sent: Body) -> Result<Json> {
     let asked: Detokenize = Fields::read(&body(&headers, sent).await?)?.rest()?;
     let served = shared.model(asked.model.as_deref())?;
-    let text = tokenizer(&served)?.decode(&asked.tokens).map_err(failed)?;
+    let text = shared.aside(move || tokenizer(&served)?.decode(&asked.tokens).map_err(failed)).await?;
     Ok(Json(json!({ "prompt": text })))
 }
 

@@ -1,5 +1,6 @@
 //! The thread that computes: rows of all models join between decoding steps, as far as the cache of keys and values has room, and
-//! leave when they have ended or their client has gone. Models take turns.
+//! leave when they have ended or their client has gone. Rows join in the order in which they were asked for, whichever model they
+//! are for.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,14 +12,17 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use super::metrics::Metrics;
-use super::models::{Kind, Loaded, Served};
+use super::models::{Kind, Served};
 use rollout::{Batch, PromptScores, Row};
 
 /// Tokens of prompts that are read between two decoding steps, unless one prompt alone has more.
 const READ_AT_ONCE: usize = 2048;
 
-/// Texts that are embedded between two decoding steps.
+/// Texts that are embedded between two decoding steps, unless [`READ_AT_ONCE`] allows fewer.
 const EMBEDDED_AT_ONCE: usize = 32;
+
+/// About so many bytes of text are a token.
+const BYTES_PER_TOKEN: usize = 4;
 
 /// The limits of the work.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +67,25 @@ impl Inputs {
             Inputs::Texts(texts) => texts.len(),
             Inputs::Rows(rows) => rows.len(),
         }
+    }
+
+    /// About how many tokens one of them has.
+    fn tokens(&self, at: usize) -> usize {
+        match self {
+            Inputs::Texts(texts) => texts[at].len() / BYTES_PER_TOKEN,
+            Inputs::Rows(rows) => rows[at].len(),
+        }
+    }
+
+    /// The end of those that are embedded together from `from` on.
+    fn together(&self, from: usize) -> usize {
+        let most = (from + EMBEDDED_AT_ONCE).min(self.len());
+        let mut tokens = 0;
+        let beyond = (from..most).find(|&at| {
+            tokens += self.tokens(at);
+            at > from && tokens > READ_AT_ONCE
+        });
+        beyond.unwrap_or(most)
     }
 }
 
@@ -151,8 +174,7 @@ impl Worker {
             if self.lanes.iter().all(|lane| lane.batch.is_empty() && lane.waiting.is_empty())
                 && self.embeddings.is_empty()
             {
-                // Models that were unloaded leave the memory.
-                self.lanes.retain(|lane| Arc::strong_count(&lane.served) > 1);
+                self.leave_unloaded();
                 match self.jobs.recv() {
                     Ok(job) => self.take(job),
                     Err(_) => return,
@@ -164,6 +186,14 @@ impl Worker {
             // On a thread of the pool: handing each product over to it from outside would take longer than small products do.
             rayon::scope(|_| self.turn());
         }
+    }
+
+    /// Models that were unloaded and have no rows left leave the memory.
+    fn leave_unloaded(&mut self) {
+        self.lanes.retain(|lane| {
+            let is_idle = lane.batch.is_empty() && lane.waiting.is_empty();
+            !is_idle || Arc::strong_count(&lane.served) > 1
+        });
     }
 
     fn take(&mut self, job: Job) {
@@ -198,6 +228,7 @@ impl Worker {
     /// One round: clients that have gone, new rows, a token for each row, some embeddings.
     fn turn(&mut self) {
         let metrics = self.metrics.clone();
+        self.leave_unloaded();
         for lane in &mut self.lanes {
             let is_gone = |active: &Active| active.new.reply.is_closed();
             let before = lane.waiting.len();
@@ -211,74 +242,53 @@ impl Worker {
                 lane.ensure(kept);
             }
         }
-        for at in 0..self.lanes.len() {
-            self.admit(at);
-        }
+        self.admit();
         let running: usize = self.lanes.iter().map(|lane| lane.batch.len()).sum();
         metrics.running.store(running, Relaxed);
         for lane in self.lanes.iter_mut().filter(|lane| !lane.batch.is_empty()) {
             metrics.batch_had(lane.batch.len());
             let served = lane.served.clone();
             let Some(loaded) = served.decoder() else { continue };
-            match lane.batch.advance(&loaded.decoder, &loaded.checkpoint.tokenizer) {
-                Ok(ended) => {
-                    lane.batch.rows_mut().iter().for_each(|active| active.drew(&metrics));
-                    for active in ended {
-                        active.drew(&metrics);
-                        active.end(&metrics);
-                    }
-                }
-                Err(error) => lane.ensure(Err(error)),
+            let (ended, goes_on) = lane.batch.advance(&loaded.decoder, &loaded.checkpoint.tokenizer);
+            lane.batch.rows_mut().iter().for_each(|active| active.drew(&metrics));
+            for active in ended {
+                active.drew(&metrics);
+                active.end(&metrics);
             }
+            lane.ensure(goes_on);
         }
         let running: usize = self.lanes.iter().map(|lane| lane.batch.len()).sum();
         metrics.running.store(running, Relaxed);
         self.embed();
     }
 
-    /// Lets the rows of a lane join for which there is room.
-    fn admit(&mut self, at: usize) {
-        let taken = |lane: &mut Lane| lane.batch.rows_mut().iter().map(|active| active.bytes).sum::<usize>();
-        let mut bytes: usize = self.lanes.iter_mut().map(taken).sum();
+    /// Lets rows join in the order of their arrival, until the next one has no room. So no model waits for ever behind another.
+    fn admit(&mut self) {
+        let active = |lane: &mut Lane| lane.batch.rows_mut().iter().map(|active| active.bytes).sum::<usize>();
+        let mut bytes: usize = self.lanes.iter_mut().map(active).sum();
         let mut rows: usize = self.lanes.iter().map(|lane| lane.batch.len()).sum();
-        let lane = &mut self.lanes[at];
-        let (mut joining, mut tokens) = (Vec::new(), 0);
-        while let Some(first) = lane.waiting.front() {
-            let prompt = first.new.row.prompt().len();
+        let mut joining: Vec<Vec<Active>> = self.lanes.iter().map(|_| Vec::new()).collect();
+        let mut tokens = 0;
+        loop {
+            let fronts =
+                self.lanes.iter().enumerate().filter_map(|(at, lane)| Some((at, lane.waiting.front()?)));
+            let Some((at, first)) = fronts.min_by_key(|(_, first)| first.new.asked_at) else { break };
+            // A prompt is read once for all rows that join with it.
+            let prompt = first.new.row.prompt();
+            let is_known = joining[at].iter().any(|other| other.new.row.prompt() == prompt);
+            let more = if is_known { 0 } else { prompt.len() };
             let has_room = rows < self.room.rows && bytes.saturating_add(first.bytes) <= self.room.cache;
             // A row that fits in the cache only when it is alone still gets its turn.
-            if !(has_room || rows == 0) || !(joining.is_empty() || tokens + prompt <= READ_AT_ONCE) {
+            if !(has_room || rows == 0) || (tokens > 0 && tokens + more > READ_AT_ONCE) {
                 break;
             }
-            (rows, bytes, tokens) = (rows + 1, bytes + first.bytes, tokens + prompt);
-            joining.extend(lane.waiting.pop_front());
+            (rows, bytes, tokens) = (rows + 1, bytes + first.bytes, tokens + more);
+            joining[at].extend(self.lanes[at].waiting.pop_front());
         }
-        if joining.is_empty() {
-            return;
-        }
-        self.metrics.waiting.fetch_sub(joining.len(), Relaxed);
         self.metrics.prompt_tokens.fetch_add(tokens as u64, Relaxed);
-        let served = lane.served.clone();
-        let Some(loaded) = served.decoder() else { return };
-        let replies: Vec<_> =
-            joining.iter().map(|active| (active.new.choice, active.new.reply.clone())).collect();
-        let known = lane.batch.len();
-        match lane.batch.join(&loaded.decoder, joining) {
-            Ok(ended) => {
-                let read = |active: &Active| {
-                    if active.new.follow {
-                        active.send(Event::Read(active.new.row.scores().cloned()));
-                    }
-                };
-                lane.batch.rows_mut()[known..].iter().for_each(read);
-                ended.iter().for_each(read);
-                ended.into_iter().for_each(|active| active.end(&self.metrics));
-            }
-            Err(error) => {
-                for (choice, reply) in replies {
-                    let _ = reply.send((choice, Event::Failed(error.to_string())));
-                }
-            }
+        for (lane, joining) in self.lanes.iter_mut().zip(joining).filter(|(_, joining)| !joining.is_empty()) {
+            self.metrics.waiting.fetch_sub(joining.len(), Relaxed);
+            lane.join(joining, &self.metrics);
         }
     }
 
@@ -286,11 +296,20 @@ impl Worker {
     fn embed(&mut self) {
         let Some(first) = self.embeddings.front_mut() else { return };
         let (from, count) = (first.done.len(), first.inputs.len());
-        let some = from..(from + EMBEDDED_AT_ONCE).min(count);
-        let vectors = match &first.inputs {
+        let some = from..first.inputs.together(from);
+        let vectors = match (&first.inputs, &first.served.kind) {
             _ if first.reply.is_closed() => Ok(Vec::new()),
-            Inputs::Texts(texts) => embed_texts(&first.served.kind, &texts[some]),
-            Inputs::Rows(rows) => embed_rows(&first.served.kind, &rows[some]),
+            (Inputs::Texts(texts), Kind::Encoder(encoder)) => {
+                let texts: Vec<&str> = texts[some].iter().map(String::as_str).collect();
+                encoder.embed(&texts).map_err(|error| error.to_string())
+            }
+            (Inputs::Rows(rows), Kind::Decoder(loaded)) => {
+                loaded.decoder.embed(&rows[some]).map_err(|error| error.to_string())
+            }
+            (Inputs::Texts(_), Kind::Decoder(_)) => Err("a decoder reads tokens, found texts".to_owned()),
+            (Inputs::Rows(_), Kind::Encoder(_)) => {
+                Err("a sentence encoder reads texts, found tokens".to_owned())
+            }
         };
         let failure = match vectors {
             Ok(vectors) => {
@@ -300,7 +319,7 @@ impl Worker {
                 }
                 None
             }
-            Err(error) => Some(error.to_string()),
+            Err(error) => Some(error),
         };
         if let Some(ended) = self.embeddings.pop_front() {
             self.metrics.waiting.fetch_sub(count, Relaxed);
@@ -309,26 +328,34 @@ impl Worker {
     }
 }
 
-fn embed_texts(kind: &Kind, texts: &[String]) -> model::Result<Vec<Vec<f32>>> {
-    match kind {
-        Kind::Encoder(encoder) => encoder.embed(&texts.iter().map(String::as_str).collect::<Vec<_>>()),
-        Kind::Decoder(loaded) => {
-            let Loaded { checkpoint, decoder, .. } = &**loaded;
-            let texts: Vec<_> = texts.iter().map(|text| checkpoint.tokenizer.marks.data(text)).collect();
-            decoder.embed(&checkpoint.tokenizer.encode_filled(&texts)?)
+impl Lane {
+    /// Reads the prompts of rows, which then draw tokens.
+    fn join(&mut self, joining: Vec<Active>, metrics: &Metrics) {
+        let served = self.served.clone();
+        let Some(loaded) = served.decoder() else { return };
+        let replies: Vec<_> =
+            joining.iter().map(|active| (active.new.choice, active.new.reply.clone())).collect();
+        let known = self.batch.len();
+        match self.batch.join(&loaded.decoder, joining) {
+            Ok(ended) => {
+                let read = |active: &Active| {
+                    if active.new.follow {
+                        active.send(Event::Read(active.new.row.scores().cloned()));
+                    }
+                };
+                self.batch.rows_mut()[known..].iter().for_each(read);
+                ended.iter().for_each(read);
+                ended.into_iter().for_each(|active| active.end(metrics));
+            }
+            Err(error) => {
+                for (choice, reply) in replies {
+                    let _ = reply.send((choice, Event::Failed(error.to_string())));
+                }
+                self.ensure(Err(error));
+            }
         }
     }
-}
 
-fn embed_rows(kind: &Kind, rows: &[Vec<u32>]) -> model::Result<Vec<Vec<f32>>> {
-    match kind {
-        Kind::Decoder(loaded) => loaded.decoder.embed(rows),
-        // Refused before it comes here.
-        Kind::Encoder(_) => Ok(Vec::new()),
-    }
-}
-
-impl Lane {
     /// After a failure of the decoder, all rows end with its reason.
     fn ensure(&mut self, result: model::Result<()>) {
         let Err(error) = result else { return };

@@ -98,6 +98,13 @@ impl Served {
         })
     }
 
+    /// The error of a stage for one of the server.
+    fn failed(&self, trouble: endpoint::Trouble) -> anyhow::Error {
+        let is_transient = trouble.is_transient();
+        let error = anyhow::anyhow!("endpoint `{}`: {trouble}", self.name);
+        if is_transient { Transient::of(error) } else { error }
+    }
+
     /// The server, which can do what is needed.
     fn connect(&self, needs: Needs, report: Report) -> anyhow::Result<Endpoint> {
         let loads = self
@@ -110,7 +117,8 @@ impl Served {
             ControlFlow::Continue(())
         };
         let open = |model: &Model, waiting: &mut dyn FnMut(&str) -> ControlFlow<()>| {
-            Endpoint::open(&self.name, &self.config, model, &needs, &self.logs, waiting).map_err(failed)
+            Endpoint::open(&self.name, &self.config, model, &needs, &self.logs, waiting)
+                .map_err(|trouble| self.failed(trouble))
         };
         // Such a model is the same for many nodes.
         let open_and_keep = |model: &Model, waiting: &mut dyn FnMut(&str) -> ControlFlow<()>| {
@@ -125,9 +133,13 @@ impl Served {
             (Some(_), None) => open(&named(folder), &mut waiting),
             (Some(_), Some(_)) => {
                 let base = self.base_alone(folder, *base)?;
-                open_and_keep(&named(&base), &mut waiting)?.with_adapter(folder, *digest).map_err(failed)
+                open_and_keep(&named(&base), &mut waiting)?
+                    .with_adapter(folder, *digest)
+                    .map_err(|trouble| self.failed(trouble))
             }
-            (None, _) => open(&self.model, &mut waiting)?.with_adapter(folder, *digest).map_err(failed),
+            (None, _) => open(&self.model, &mut waiting)?
+                .with_adapter(folder, *digest)
+                .map_err(|trouble| self.failed(trouble)),
         }
     }
 
@@ -155,7 +167,7 @@ impl Served {
         report: Report,
     ) -> anyhow::Result<Vec<Option<Q::Answer>>> {
         let total = questions.len();
-        let journal = Journal::open(&self.journal).map_err(failed)?;
+        let journal = Journal::open(&self.journal).map_err(|trouble| self.failed(trouble))?;
         let asking =
             Asking { journal: Some(&journal), total: Some(total), skip_too_long: self.skips_too_long };
         let mut answers = Vec::with_capacity(total);
@@ -173,7 +185,7 @@ impl Served {
         );
         let facts = serde_json::to_value(endpoint.served()).ok();
         *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts;
-        asked.map_err(failed)?;
+        asked.map_err(|trouble| self.failed(trouble))?;
         Ok(answers)
     }
 
@@ -194,14 +206,6 @@ impl Served {
                 }
             }
         }
-    }
-}
-
-/// The error of a stage for one of a server.
-fn failed(trouble: endpoint::Trouble) -> anyhow::Error {
-    match trouble.is_transient() {
-        true => Transient::of(trouble.into()),
-        false => trouble.into(),
     }
 }
 
