@@ -501,6 +501,11 @@ fn a_server_that_others_can_reach_has_a_key() {
     server.get("/v1/models").fails(401, Value::Null, "wrong or missing key");
     server.key = Some("moonbane");
     assert_eq!(server.get("/v1/models").status, 200);
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let request =
+        "GET /v1/models HTTP/1.1\r\nHost: x\r\nauthorization: bearer moonbane\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    assert_eq!(read(stream).status, 200, "the name of the scheme has no case");
     server.signal("-TERM");
     let seen = server.wait();
     assert!(!seen.err.contains("moonbane"), "{}", seen.err);
@@ -538,6 +543,78 @@ fn a_full_queue_is_429_and_a_client_that_goes_makes_room() {
     ] {
         assert!(text.contains(line), "{line} in {text}");
     }
+}
+
+#[test]
+fn rows_join_in_the_order_of_their_arrival_whatever_model_they_are_for() {
+    let space = Space::new();
+    let [one, other] = ["qwen3-tiny", "llama-tiny"].map(|name| fixture(name).to_str().unwrap().to_owned());
+    let (one, other) = (format!("one={one}"), format!("other={other}"));
+    let server = Server::start(&space, &["--max-rows", "1", &one, &other]);
+    let mut asked = 0.0;
+    let mut ask = |model: &str, rows: usize, tokens: usize| {
+        let body = json!({
+            "model": model, "prompt": [1, 30], "n": rows, "max_tokens": tokens, "ignore_eos": true, "seed": 1, "stream": true,
+        });
+        let stream = server.send("POST", "/v1/completions", &body.to_string());
+        asked += 1.0;
+        let answered = "triplay_requests_total{route=\"/v1/completions\",status=\"200\"}";
+        wait_for("it waits", || {
+            server.get("/metrics").body.contains(answered) && server.count(answered) == asked
+        });
+        stream
+    };
+    let first = ask("one", 32, 400);
+    let short = ask("other", 1, 1);
+    // For the model that comes first.
+    let later: Vec<TcpStream> = (0..4).map(|_| ask("one", 16, 400)).collect();
+    parts(&read(first));
+    parts(&read(short));
+    let left = server.count("triplay_rows_waiting") + server.count("triplay_rows_running");
+    assert!(left > 16.0, "the short one does not wait for those that came after it: {left} are left");
+    later.into_iter().for_each(|stream| drop(parts(&read(stream))));
+}
+
+#[test]
+fn a_prompt_is_read_once_for_all_its_completions_and_never_if_it_cannot_fit() {
+    let space = Space::new();
+    let server = Server::start(&space, &[fixture("qwen3-tiny").to_str().unwrap()]);
+    let longest = server.get("/v1/models").json()["data"][0]["max_model_len"].as_u64().unwrap() as usize;
+    server.complete(json!({ "prompt": vec![5; longest - 2], "n": 32, "max_tokens": 1, "seed": 1 }));
+    assert_eq!(server.count("triplay_prompt_tokens_total"), (longest - 2) as f64);
+    // The default number of tokens is as many as there is room for.
+    let answer = server.complete(json!({ "prompt": vec![5; longest - 2], "ignore_eos": true, "seed": 1 }));
+    assert_eq!(answer["usage"]["completion_tokens"], 2);
+    let text = "brew ".repeat(longest * 1024 / 4);
+    let refused = server.post("/v1/completions", &json!({ "prompt": text }));
+    refused.fails(400, json!("prompt"), "bytes: shorten it");
+    server.post("/v1/embeddings", &json!({ "input": text })).fails(400, json!("prompt"), "bytes: shorten it");
+}
+
+#[test]
+fn each_part_of_an_answer_has_the_alternatives_that_were_asked_for_it() {
+    let space = Space::new();
+    let server = Server::start(&space, &[fixture("llama-tiny").to_str().unwrap()]);
+    let answer = server.complete(json!({
+        "prompt": [1, 30, 41], "max_tokens": 0, "echo": true, "logprobs": 3, "prompt_logprobs": 1, "logprob_token_ids": [7],
+    }));
+    let choice = &answer["choices"][0];
+    let all = server.complete(json!({ "prompt": [1, 30, 41], "max_tokens": 0, "prompt_logprobs": 20 }));
+    let ranks = |told: &Value| -> Vec<u64> {
+        told.as_object().unwrap().values().map(|entry| entry["rank"].as_u64().unwrap()).collect()
+    };
+    let told = &choice["prompt_logprobs"][1];
+    // The token itself, the most probable and the given one.
+    assert_eq!(told.as_object().unwrap().len(), 3, "{told}");
+    assert!(ranks(told).contains(&1), "{told}");
+    if let Some(known) = all["choices"][0]["prompt_logprobs"][1].get("7") {
+        assert_eq!(told["7"], *known);
+    } else {
+        assert!(told["7"]["rank"].as_u64().unwrap() > 20, "{told}");
+    }
+    let tops = choice["logprobs"]["top_logprobs"][1].as_object().unwrap();
+    // Three, the token itself and the given one.
+    assert_eq!(tops.len(), 5, "{tops:?}");
 }
 
 #[test]
@@ -600,6 +677,12 @@ fn adapters_are_loaded_and_unloaded_under_names_that_never_change_their_meaning(
     assert_eq!(of("alone")["digest"], of("whole")["digest"]);
     assert_ne!(of("alone")["digest"], of("base")["digest"]);
     assert_eq!(load("alone", &alone).status, 200, "the same again");
+    // Trained further at the same place.
+    let weights = alone.join("adapter_model.safetensors");
+    let mut changed = fs::read(&weights).unwrap();
+    *changed.last_mut().unwrap() ^= 1;
+    fs::write(&weights, changed).unwrap();
+    load("alone", &alone).fails(400, json!("lora_path"), "with other files than those that are there now");
     load("alone", &fixture("lora-tiny")).fails(400, json!("lora_path"), "a name never changes its meaning");
     load("other", &space.path("nothing")).fails(400, json!("lora_path"), "there is no");
     // Whole checkpoints, too.
