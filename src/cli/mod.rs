@@ -7,6 +7,8 @@ mod changed;
 mod compare;
 mod compare_runs;
 mod data;
+#[cfg(feature = "models")]
+mod fetch;
 mod graph;
 mod init;
 mod judge;

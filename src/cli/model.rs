@@ -9,6 +9,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use output::{NewFolder, one_line, print};
 use serde_json::json;
 
+use super::fetch::{self, FetchArgs};
 use crate::model::{Arguments, Checkpoint, Compute, Error, Message, Packed, Purpose};
 use crate::rollout::{self, Sampling, TEMPERATURES};
 use crate::store::Seed;
@@ -20,6 +21,8 @@ pub(crate) enum ModelCommand {
     Score(ScoreArgs),
     /// Continue a prompt, or answer it with --chat
     Generate(GenerateArgs),
+    /// Download a model from the Hugging Face hub, or the one of HF_ENDPOINT
+    Fetch(FetchArgs),
     /// Write a model with its LoRA adapter merged into its weights, in f32
     Merge(MergeArgs),
 }
@@ -122,6 +125,7 @@ pub(crate) fn command(command: &ModelCommand) -> anyhow::Result<ExitCode> {
     match command {
         ModelCommand::Score(args) => print(&score(args)?)?,
         ModelCommand::Generate(args) => print(&generate(args)?)?,
+        ModelCommand::Fetch(args) => fetch::fetch(args)?,
         ModelCommand::Merge(args) => {
             let out = NewFolder::new(&args.out)?;
             let model = args.model.load()?;

@@ -37,7 +37,8 @@ impl Checkpoint {
     /// adapter's folder has no model, the model is in the folder that its adapter_config.json names.
     pub fn load(path: &Path, compute: &Compute) -> Result<Checkpoint> {
         if !is_there(path)? {
-            let reason = "there is no such file or folder (triplay does not download models)".into();
+            let reason =
+                "there is no such file or folder; `triplay model fetch OWNER/NAME` downloads a model".into();
             return Err(Error::Invalid { path: path.into(), reason });
         }
         if let Some(file) = gguf::file_of(path) {

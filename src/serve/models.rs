@@ -160,7 +160,11 @@ impl Models {
             let digest = Digest::of_file(&path.join("model.safetensors"))?;
             return Ok(Identity { digest, base: digest, form: Form::Encoder });
         }
-        ensure!(model::is_there(path)?, "there is no {} (triplay does not download models)", path.display());
+        ensure!(
+            model::is_there(path)?,
+            "there is no {}; `triplay model fetch OWNER/NAME` downloads a model",
+            path.display()
+        );
         let has_adapter = model::is_there(&path.join(ADAPTER))?;
         let all = self.all();
         let decoders = || all.iter().filter_map(|served| Some((served, served.decoder()?)));

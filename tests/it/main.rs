@@ -16,6 +16,7 @@ mod frozen;
 mod graph;
 mod guards;
 mod guides;
+mod hub;
 mod huggingface;
 mod idle;
 mod import;

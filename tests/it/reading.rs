@@ -363,6 +363,7 @@ fn a_prompt_is_the_same_whatever_editor_wrote_its_file() {
 /// The files other than `store/read.rs` that open files to read, and why.
 const OTHERS: &[(&str, &str)] = &[
     ("src/analysis/statistics/fixtures.rs", "fixtures of tests"),
+    ("src/hub/file.rs", "the file that it downloads, to add to it and to check it"),
     ("src/endpoint/journal.rs", "the answers that it keeps, to add to them and to make them durable"),
     ("src/engine/resources.rs", "a lock for each unit of the host's resources"),
     ("src/output/place.rs", "the beginning of what is to be replaced, once it is known to be a file"),
