@@ -62,7 +62,7 @@ impl Reference {
     /// A model's distributions on sequences, computed for at most `most` sequences at a time.
     pub(super) fn of(checkpoint: &Checkpoint, sequences: &[Sequence], most: usize) -> Result<Reference> {
         let decoder = checkpoint.decoder(Purpose::Scoring).map_err(candle_core::Error::wrap)?;
-        let shards = Shards::new(&checkpoint.compute, sequences, 1, most, checkpoint.bytes());
+        let shards = Shards::new(&checkpoint.compute, sequences, 1, most, 0);
         let (_, hidden) = shards.accumulate(|rows, _| {
             let micro: Vec<Sequence> = rows.iter().map(|&row| sequences[row]).collect();
             let hidden = decoder.predicting(&Completions::new(&micro)?)?;

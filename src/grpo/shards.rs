@@ -13,8 +13,8 @@ use ops::Gradients;
 /// Approximate number of tokens of a micro-batch.
 const TOKENS_PER_MICRO_BATCH: usize = 512;
 
-/// Bytes of parameters up to which there are two shards, each with its own gradients. Above, products are large enough to be
-/// divided among threads, and there is one shard with larger micro-batches.
+/// Bytes of gradients up to which there are two shards, each with its own. Above, products are large enough to be divided among
+/// threads, and there is one shard with larger micro-batches.
 const MAX_BYTES_FOR_TWO_SHARDS: usize = 64 << 20;
 
 /// Units of sequences by shard and micro-batch.
@@ -23,7 +23,7 @@ pub(crate) struct Shards {
 }
 
 impl Shards {
-    /// Splits sequences for parameters of `bytes` bytes. `unit_size` consecutive sequences of one prompt form a unit, and units
+    /// Splits sequences, for gradients of so many bytes, or 0 if they are only scored. `unit_size` consecutive sequences of one prompt form a unit, and units
     /// with the same prompt stay together as far as shards and micro-batches have room. A micro-batch has at most `most` units.
     /// Only the fused kernels of the CPU gain from small ones: a GPU gets `most` units at a time.
     pub(crate) fn new(
@@ -31,10 +31,10 @@ impl Shards {
         sequences: &[Sequence],
         unit_size: usize,
         most: usize,
-        bytes: usize,
+        gradient_bytes: usize,
     ) -> Shards {
         let (count, budget) = match compute.fused() {
-            true if bytes <= MAX_BYTES_FOR_TWO_SHARDS => (2, TOKENS_PER_MICRO_BATCH),
+            true if gradient_bytes <= MAX_BYTES_FOR_TWO_SHARDS => (2, TOKENS_PER_MICRO_BATCH),
             true => (1, 4 * TOKENS_PER_MICRO_BATCH),
             false => (1, usize::MAX),
         };
@@ -128,7 +128,7 @@ mod tests {
         let sequences: Vec<_> = (0..16).map(|row| (vec![row % 4; 200], vec![7; 48])).collect();
         let expected = [[vec![0, 4, 8, 12, 2, 6, 10, 14]], [vec![1, 5, 9, 13, 3, 7, 11, 15]]];
         assert_eq!(shards(&sequences, 1, 256), expected);
-        assert_eq!(shards(&sequences, 1, 2)[0][..2], [[0, 4], [8, 12]]);
+        assert_eq!(shards(&sequences, 1, 2)[0][..2], [[0, 4], [1, 5]]);
         // Units of two, as pairs are.
         let pairs: Vec<_> = (0..16).map(|row| (vec![row / 2 % 2; 200], vec![7; 48])).collect();
         assert_eq!(shards(&pairs, 2, 256), [[vec![0, 2, 4, 6]], [vec![1, 3, 5, 7]]]);
