@@ -10,7 +10,7 @@ use output::{NewFolder, one_line, print};
 use serde_json::json;
 
 use super::fetch::{self, FetchArgs};
-use crate::model::{Arguments, Checkpoint, Compute, Error, Message, Packed, Purpose};
+use crate::model::{Arguments, Checkpoint, Completions, Compute, Error, Message, Purpose};
 use crate::rollout::{self, Sampling, TEMPERATURES};
 use crate::store::Seed;
 use crate::store::read::{self, MAX_TEXT_BYTES};
@@ -167,7 +167,7 @@ fn score(args: &ScoreArgs) -> anyhow::Result<String> {
         ids.len()
     );
     let decoder = model.decoder(Purpose::Scoring)?;
-    let scored = decoder.token_log_probabilities(&Packed::new(&[&ids]), &[1], args.temperature)?;
+    let scored = decoder.token_log_probabilities(&Completions::of_text(&ids)?, args.temperature)?;
     let scored = scored.tensor().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
     let (logprobs, entropies) = (&scored[0], &scored[1]);
     ensure!(logprobs.iter().all(|x| x.is_finite()), Error::Broken);

@@ -1,22 +1,17 @@
 //! The parts that all losses on completions share: the reference's log-probabilities, the policy's in micro-batches, the
 //! gradient of a loss through the decoder, and the step. Knows no particular loss.
 
-use std::ops::Range;
+use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
-use rayon::prelude::*;
 
-use super::shards::{Shards, micro_batches};
-use model::{Checkpoint, Decoder, Packed, Purpose};
+use super::shards::Shards;
+use model::{Checkpoint, Completions, Decoder, Purpose};
 use ops::Value;
 use optim::{AdamW, clip};
 
-/// A prompt and what follows it, as token ids.
-#[derive(Clone, Copy)]
-pub(crate) struct Sequence<'a> {
-    pub prompt: &'a [u32],
-    pub completion: &'a [u32],
-}
+/// A prompt and its completion, as token ids.
+pub(crate) type Sequence<'a> = (&'a [u32], &'a [u32]);
 
 /// What a step reports; means are over completion tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -51,92 +46,76 @@ pub struct PairReport {
     pub margin: f64,
 }
 
-/// The reference's log-probabilities and distributions for samples.
+/// What a loss measures the policy's distance from.
 #[derive(Default)]
-pub struct Reference {
-    /// Log-probabilities of each sample's completion; empty for a loss without KL penalty.
-    logprobs: Vec<Vec<f32>>,
-    /// The reference's decoder, and for each sample the hidden states that predict its completion.
-    exact: Option<(Decoder, Vec<Tensor>)>,
+pub enum Reference {
+    /// Nothing.
+    #[default]
+    None,
+    /// The log-probabilities of each sequence's completion.
+    Logprobs(Vec<Vec<f32>>),
+    /// A model, and for each sequence the hidden states \[M, D\] that predict its completion.
+    Model(Box<Decoder>, Vec<Tensor>),
 }
 
 impl Reference {
-    /// A reference of log-probabilities alone.
-    pub fn of_logprobs(logprobs: Vec<Vec<f32>>) -> Reference {
-        Reference { logprobs, exact: None }
-    }
-
-    /// A model's log-probabilities and distributions on sequences, computed for at most `most` sequences at a time.
-    pub(super) fn of(
-        checkpoint: &Checkpoint,
-        sequences: &[Sequence],
-        temperature: f64,
-        most: usize,
-    ) -> Result<Reference> {
+    /// A model's distributions on sequences, computed for at most `most` sequences at a time.
+    pub(super) fn of(checkpoint: &Checkpoint, sequences: &[Sequence], most: usize) -> Result<Reference> {
         let decoder = checkpoint.decoder(Purpose::Scoring).map_err(candle_core::Error::wrap)?;
-        let of_micro_batch = |micro_batch: Range<usize>| {
-            let sequences = &sequences[micro_batch];
-            let (batch, starts) = pack(sequences);
-            let (hidden, targets) = decoder.predicting(&batch, &starts)?;
-            let scored = decoder.scored(&hidden, targets, temperature)?;
-            let scored = on_cpu(&scored.tensor().get(0)?)?.to_vec1::<f32>()?;
+        let shards = Shards::new(&checkpoint.compute, sequences, 1, most, 0);
+        let (_, hidden) = shards.accumulate(|rows, _| {
+            let micro: Vec<Sequence> = rows.iter().map(|&row| sequences[row]).collect();
+            let hidden = decoder.predicting(&Completions::new(&micro)?)?;
             let mut begin = 0;
-            let row = |sequence: &Sequence| {
-                let (at, length) = (begin, sequence.completion.len());
-                begin += length;
-                Ok((scored[at..begin].to_vec(), hidden.tensor().narrow(0, at, length)?))
+            let of_row = |(&row, (_, completion)): (&usize, &Sequence)| {
+                let at = begin;
+                begin += completion.len();
+                Ok((row, hidden.tensor().narrow(0, at, completion.len())?))
             };
-            sequences.iter().map(row).collect::<Result<Vec<(Vec<f32>, Tensor)>>>()
-        };
-        let lengths: Vec<usize> = sequences.iter().map(Sequence::tokens).collect();
-        let micro_batches = micro_batches(&checkpoint.compute, &lengths, most);
-        // On a GPU one after the other, because micro-batches are to bound its memory.
-        let rows: Vec<Vec<_>> = match checkpoint.compute.fused() {
-            true => micro_batches.into_par_iter().map(of_micro_batch).collect::<Result<_>>()?,
-            false => micro_batches.into_iter().map(of_micro_batch).collect::<Result<_>>()?,
-        };
-        let (logprobs, hidden) = rows.into_iter().flatten().unzip();
-        Ok(Reference { logprobs, exact: Some((decoder, hidden)) })
+            rows.iter().zip(&micro).map(of_row).collect::<Result<Vec<_>>>()
+        })?;
+        let by_row: BTreeMap<usize, Tensor> = hidden.into_iter().flatten().collect();
+        Ok(Reference::Model(Box::new(decoder), by_row.into_values().collect()))
     }
 
-    /// Log-probabilities of the tokens of a sequence's completion; empty if the loss needs none.
-    pub(super) fn logprobs(&self, row: usize) -> &[f32] {
-        self.logprobs.get(row).map_or(&[], Vec::as_slice)
-    }
-
-    /// The divergence of the policy's distributions from the reference's, summed over the tokens of these samples.
-    fn divergence(
+    /// The log-probabilities and entropies of a micro-batch's completions under the policy, \[2, M\], and the output that a loss
+    /// needs.
+    fn compare(
         &self,
         policy: &Decoder,
-        hidden: &Value,
         rows: &[usize],
+        completions: &Completions,
         temperature: f64,
-    ) -> Result<Option<f64>> {
-        let Some((decoder, of_samples)) = &self.exact else { return Ok(None) };
-        let of_rows: Vec<&Tensor> = rows.iter().map(|&row| &of_samples[row]).collect();
-        let of_rows = Value::constant(Tensor::cat(&of_rows, 0)?);
-        let all = policy.divergences(hidden, (decoder, &of_rows), temperature)?;
-        Ok(Some(all.into_iter().map(f64::from).sum()))
-    }
-}
-
-impl Sequence<'_> {
-    /// Tokens of prompt and completion together.
-    fn tokens(&self) -> usize {
-        self.prompt.len() + self.completion.len()
+    ) -> Result<(Value, PolicyOutput)> {
+        let hidden = policy.predicting(completions)?;
+        let targets = completions.targets().to_vec();
+        let (scored, reference, kl) = match self {
+            Reference::None => (policy.scored(&hidden, targets, temperature)?, Vec::new(), None),
+            Reference::Logprobs(all) => {
+                let of_rows = rows.iter().flat_map(|&row| &all[row]).copied().collect();
+                (policy.scored(&hidden, targets, temperature)?, of_rows, None)
+            }
+            Reference::Model(decoder, all) => {
+                let of_rows: Vec<&Tensor> = rows.iter().map(|&row| &all[row]).collect();
+                let of_rows = Value::constant(Tensor::cat(&of_rows, 0)?);
+                let found = policy.compared(&hidden, (decoder, &of_rows), targets, temperature)?;
+                let kl = found.divergences.into_iter().map(f64::from).sum();
+                (found.scored, found.other, Some(kl))
+            }
+        };
+        let output = PolicyOutput {
+            logprobs: on_cpu(&scored.tensor().get(0)?)?,
+            entropies: on_cpu(&scored.tensor().get(1)?)?.to_vec1::<f32>()?,
+            reference,
+            kl,
+        };
+        Ok((scored, output))
     }
 }
 
 /// A small tensor of any device and type, as f32 on the CPU for the loss.
 pub(crate) fn on_cpu(tensor: &Tensor) -> Result<Tensor> {
     tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)
-}
-
-/// Prompts and completions as packed rows, and where the completions start.
-pub(crate) fn pack(sequences: &[Sequence]) -> (Packed, Vec<usize>) {
-    let rows: Vec<Vec<u32>> =
-        sequences.iter().map(|sequence| [sequence.prompt, sequence.completion].concat()).collect();
-    (Packed::new(&rows), sequences.iter().map(|sequence| sequence.prompt.len()).collect())
 }
 
 /// How a batch goes through the policy.
@@ -156,6 +135,8 @@ pub(crate) struct PolicyOutput {
     pub logprobs: Tensor,
     /// Entropies in nats, M.
     pub entropies: Vec<f32>,
+    /// Log-probabilities of the reference, M; empty without one.
+    pub reference: Vec<f32>,
     /// Σ over the tokens of the exact divergence from the reference, if it is a model.
     pub kl: Option<f64>,
 }
@@ -169,22 +150,15 @@ pub(crate) fn accumulate<R: Send>(
     pass: &Pass,
     loss: impl Fn(&[usize], &PolicyOutput) -> Result<(Tensor, R)> + Sync,
 ) -> Result<(Vec<Tensor>, Vec<R>)> {
-    let decoder = training(policy, pass.gradient_checkpointing)?;
-    let tokens = |sequences: &[Sequence]| sequences.iter().map(Sequence::tokens).sum();
-    let lengths: Vec<usize> = sequences.chunks(pass.unit_size).map(tokens).collect();
-    let shards = Shards::new(&policy.compute, &lengths, pass.micro_batch, policy.trained().bytes());
+    let decoder = training(policy, pass.gradient_checkpointing, reference)?;
+    let bytes = policy.trained().bytes();
+    let shards = Shards::new(&policy.compute, sequences, pass.unit_size, pass.micro_batch, bytes);
     let (sum, made) = shards.accumulate(|units, sum| {
         let rows: Vec<usize> =
             units.iter().flat_map(|unit| unit * pass.unit_size..(unit + 1) * pass.unit_size).collect();
         let micro: Vec<Sequence> = rows.iter().map(|&row| sequences[row]).collect();
-        let (batch, starts) = pack(&micro);
-        let (hidden, targets) = decoder.predicting(&batch, &starts)?;
-        let scored = decoder.scored(&hidden, targets, pass.temperature)?;
-        let output = PolicyOutput {
-            logprobs: on_cpu(&scored.tensor().get(0)?)?,
-            entropies: on_cpu(&scored.tensor().get(1)?)?.to_vec1::<f32>()?,
-            kl: reference.divergence(&decoder, &hidden, &rows, pass.temperature)?,
-        };
+        let completions = Completions::new(&micro)?;
+        let (scored, output) = reference.compare(&decoder, &rows, &completions, pass.temperature)?;
         let (gradient, made) = loss(units, &output)?;
         let like = scored.tensor();
         let gradient = gradient.to_device(like.device())?.to_dtype(like.dtype())?;
@@ -242,9 +216,14 @@ pub fn unguarded(
     broken.map(|()| report)
 }
 
-/// A decoder whose results carry gradients to the trained parameters of `policy`.
-pub(crate) fn training(policy: &Checkpoint, checkpointing: bool) -> Result<Decoder> {
-    policy.decoder(Purpose::Training { checkpointing }).map_err(candle_core::Error::wrap)
+/// A decoder whose results carry gradients to the trained parameters of `policy`. It shares a frozen base with the reference.
+pub(crate) fn training(policy: &Checkpoint, checkpointing: bool, reference: &Reference) -> Result<Decoder> {
+    let purpose = Purpose::Training { checkpointing };
+    let decoder = match reference {
+        Reference::Model(decoder, _) => policy.decoder_beside(purpose, decoder),
+        _ => policy.decoder(purpose),
+    };
+    decoder.map_err(candle_core::Error::wrap)
 }
 
 /// Refuses empty prompts. Micro-batches do not know their rows' numbers in the batch, so it is checked here.

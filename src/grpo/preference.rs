@@ -164,7 +164,7 @@ pub fn preference_step(
 impl Reference {
     /// A model's log-probabilities and distributions on pairs.
     pub fn of_pairs(checkpoint: &Checkpoint, pairs: &[Pair], config: &PreferenceConfig) -> Result<Reference> {
-        Reference::of(checkpoint, &sequences(pairs), 1.0, config.micro_batch.saturating_mul(2))
+        Reference::of(checkpoint, &sequences(pairs), config.micro_batch.saturating_mul(2))
     }
 }
 
@@ -184,15 +184,17 @@ pub fn preference_gradients(
     };
     let of_micro_batch = |rows: &[usize], output: &PolicyOutput| {
         let logprobs = output.logprobs.to_vec1::<f32>()?;
-        let (mut rest, mut gradient, mut sums) = (&logprobs[..], Vec::new(), Sums::default());
+        let (mut rest, mut rest_of_reference) = (&logprobs[..], &output.reference[..]);
+        let (mut gradient, mut sums) = (Vec::new(), Sums::default());
         for &row in rows {
             let pair = &pairs[row];
             let sides = [&pair.chosen, &pair.rejected].map(|side| side.len());
             let mut log_ratios = [0.0; 2];
             for (side, length) in sides.into_iter().enumerate() {
-                let (own, others) = rest.split_at(length);
-                log_ratios[side] = total(own) - total(reference.logprobs(2 * row + side));
-                rest = others;
+                let (own, of_reference);
+                (own, rest) = rest.split_at(length);
+                (of_reference, rest_of_reference) = rest_of_reference.split_at(length);
+                log_ratios[side] = total(own) - total(of_reference);
             }
             let counts = counts(loss, sides);
             let advantage = log_ratios[0] * counts[0] + log_ratios[1] * counts[1];
@@ -273,13 +275,8 @@ impl Sums {
 
 /// The chosen and the rejected completion of each pair, one after the other.
 fn sequences(pairs: &[Pair]) -> Vec<Sequence<'_>> {
-    let side = |prompt, completion| Sequence { prompt, completion };
-    pairs
-        .iter()
-        .flat_map(|pair| {
-            [&pair.chosen, &pair.rejected].map(|completion| side(&pair.prompt[..], &completion[..]))
-        })
-        .collect()
+    let both = pairs.iter().flat_map(|pair| [(pair, &pair.chosen), (pair, &pair.rejected)]);
+    both.map(|(pair, completion)| (&pair.prompt[..], &completion[..])).collect()
 }
 
 fn ensure_tokens(pairs: &[Pair]) -> Result<()> {

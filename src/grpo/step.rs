@@ -8,7 +8,7 @@ use super::learn::{
 };
 use super::loss::{GrpoConfig, LossType, TokenBatch, token_loss};
 use super::shards::Shards;
-use model::{Checkpoint, Packed};
+use model::{Checkpoint, Completions};
 use optim::{AdamW, clip};
 
 /// A sampled completion with its advantage.
@@ -53,15 +53,14 @@ pub fn guarded_step(
         bail!("there is no completion to learn from");
     }
     ensure_prompts(samples.iter().map(|sample| &sample.prompt[..]))?;
-    let on_samples =
-        |reference| Reference::of(reference, &sequences(&samples), grpo.temperature(), grpo.micro_batch);
+    let on_samples = |reference| Reference::of(reference, &sequences(&samples), grpo.micro_batch);
     let reference = reference.map(on_samples).transpose()?.unwrap_or_default();
     let steps = Steps { num_iterations: grpo.num_iterations, max_grad_norm: grpo.max_grad_norm, lr: grpo.lr };
     take_steps(policy, optimizer, &steps, || gradients(policy, &reference, &samples, grpo), passes)
 }
 
 fn sequences<'a>(samples: &[&'a Sample]) -> Vec<Sequence<'a>> {
-    samples.iter().map(|sample| Sequence { prompt: &sample.prompt, completion: &sample.completion }).collect()
+    samples.iter().map(|sample| (&sample.prompt[..], &sample.completion[..])).collect()
 }
 
 /// The gradient of the loss for each parameter in name order, over all micro-batches.
@@ -86,7 +85,7 @@ pub fn gradients(
         };
         let tokens = TokenBatch {
             old: micro.iter().flat_map(|sample| sample.old_logprobs.iter().copied()).collect(),
-            reference: rows.iter().flat_map(|&row| reference.logprobs(row)).copied().collect(),
+            reference: output.reference.clone(),
             advantages: per_token(&|sample| sample.advantage),
             weights: per_token(&|sample| normalizer.token_weight(sample, grpo)),
             lengths: micro.iter().map(|sample| sample.completion.len()).collect(),
@@ -203,18 +202,13 @@ pub fn supervised_gradients(
     config: &SupervisedConfig,
 ) -> Result<(Vec<Tensor>, StepReport)> {
     ensure_prompts(examples.iter().map(|(prompt, _)| *prompt))?;
-    let lengths: Vec<usize> =
-        examples.iter().map(|(prompt, completion)| prompt.len() + completion.len()).collect();
     let tokens: usize = examples.iter().map(|(_, completion)| completion.len()).sum();
     let token_weight = -1.0 / tokens as f32;
-    let decoder = training(policy, config.gradient_checkpointing)?;
-    let shards = Shards::new(&policy.compute, &lengths, config.micro_batch, policy.trained().bytes());
+    let decoder = training(policy, config.gradient_checkpointing, &Reference::None)?;
+    let shards = Shards::new(&policy.compute, examples, 1, config.micro_batch, policy.trained().bytes());
     let (sum, totals) = shards.accumulate(|rows, sum| {
-        let examples = rows.iter().map(|&row| examples[row]);
-        let starts: Vec<usize> = examples.clone().map(|(prompt, _)| prompt.len()).collect();
-        let rows: Vec<Vec<u32>> =
-            examples.map(|(prompt, completion)| [prompt, completion].concat()).collect();
-        let scored = decoder.token_log_probabilities(&Packed::new(&rows), &starts, 1.0)?;
+        let examples: Vec<Sequence> = rows.iter().map(|&row| examples[row]).collect();
+        let scored = decoder.token_log_probabilities(&Completions::new(&examples)?, 1.0)?;
         let tokens = scored.tensor().dim(1)?;
         let totals = on_cpu(&scored.tensor().sum(1)?)?.to_vec1::<f32>()?;
         let gradient = (0..2 * tokens).map(|at| if at < tokens { token_weight } else { 0.0 }).collect();
@@ -235,10 +229,9 @@ pub fn supervised_gradients(
 
 #[cfg(test)]
 mod tests {
-    use super::super::learn::pack;
     use super::*;
     use candle_core::DType;
-    use model::{Compute, Purpose};
+    use model::{Compute, LoraConfig, Purpose};
     use optim::AdamWConfig;
     use rollout::{Sampling, sample};
     use store::Seed;
@@ -313,15 +306,14 @@ mod tests {
         let samples: Vec<&Sample> = samples.iter().collect();
         let kl = |reference: &Checkpoint, micro_batch| {
             let config = GrpoConfig { kl: 0.1, micro_batch, ..GrpoConfig::default() };
-            let reference = Reference::of(reference, &sequences(&samples), 1.0, micro_batch).unwrap();
+            let reference = Reference::of(reference, &sequences(&samples), micro_batch).unwrap();
             gradients(&policy, &reference, &samples, &config).unwrap().1.kl
         };
         assert!(kl(&policy, 256) < 1e-7);
         // Σ p (log p − log q) over the vocabulary, at each position that predicts a token of a completion.
         let log_softmax = |of: &Checkpoint, sample: &Sample| {
-            let (batch, starts) = pack(&sequences(&[sample]));
             let decoder = of.decoder(Purpose::Scoring).unwrap();
-            let (hidden, _) = decoder.predicting(&batch, &starts).unwrap();
+            let hidden = decoder.predicting(&Completions::new(&sequences(&[sample])).unwrap()).unwrap();
             let logits = decoder.logits(&hidden).unwrap().to_dtype(DType::F64).unwrap();
             let total = logits.exp().unwrap().sum_keepdim(1).unwrap().log().unwrap();
             logits.broadcast_sub(&total).unwrap()
@@ -337,6 +329,90 @@ mod tests {
         for micro_batch in [256, 1] {
             let found = kl(&other, micro_batch);
             assert!((found - expected).abs() < 1e-5 * (1.0 + expected), "{found} {expected}");
+        }
+    }
+
+    fn numbers(tensor: &Tensor) -> Vec<f64> {
+        tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+    }
+
+    /// The largest difference of two lists of tensors, relative to the norm of all.
+    fn deviation(a: &[Tensor], b: &[Tensor]) -> f64 {
+        let [a, b] = [a, b].map(|all| all.iter().flat_map(numbers).collect::<Vec<f64>>());
+        assert_eq!(a.len(), b.len());
+        let largest = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        largest / b.iter().map(|b| b * b).sum::<f64>().sqrt()
+    }
+
+    #[test]
+    fn a_prompt_that_is_computed_once_for_its_completions_gives_what_separate_rows_give() {
+        // Groups whose completions come in turns, one without a partner, completions of one token; keys of fewer heads than
+        // queries, all weights or an adapter.
+        let prompts: [Vec<u32>; 3] = [(3..23).collect(), (30..35).collect(), vec![9]];
+        let samples: Vec<Sample> = [0, 1, 0, 2, 1, 0, 0]
+            .into_iter()
+            .enumerate()
+            .map(|(row, prompt)| Sample {
+                prompt: prompts[prompt].clone(),
+                completion: (40..41 + 5 * (row as u32 % 4)).collect(),
+                advantage: row as f64 - 2.5,
+                old_logprobs: vec![-4.0; 1 + 5 * (row % 4)],
+                finished: true,
+            })
+            .collect();
+        let samples: Vec<&Sample> = samples.iter().collect();
+        let sequences = sequences(&samples);
+        for (model, lora) in [("qwen3-tiny", false), ("llama-tiny", false), ("llama-tiny", true)] {
+            let folder = format!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/{}"), model);
+            let folder = std::path::Path::new(&folder);
+            for dtype in [DType::F32, DType::F64] {
+                let base = Checkpoint::load(folder, &Compute { dtype, ..Compute::default() }).unwrap();
+                let target_modules = vec!["q_proj".into(), "v_proj".into(), "down_proj".into()];
+                let lora = lora.then_some(LoraConfig { rank: 4, alpha: None, target_modules });
+                let policy = base.to_train(lora.as_ref(), Seed::from_u64(1)).unwrap();
+                for (_, var) in policy.trained().iter() {
+                    // B of a new adapter is 0, and then the gradient of A too.
+                    var.set(&(var.as_detached_tensor() + 0.01).unwrap()).unwrap();
+                }
+                let decoder = policy.decoder(Purpose::Scoring).unwrap();
+                let scored = |rows: &[(&[u32], &[u32])]| {
+                    let completions = Completions::new(rows).unwrap();
+                    decoder.token_log_probabilities(&completions, 0.8).unwrap().tensor().clone()
+                };
+                let together = Completions::new(&sequences).unwrap();
+                let prompt_tokens: usize = prompts.iter().map(Vec::len).sum();
+                assert_eq!(together.tokens(), prompt_tokens + together.targets().len());
+                let alone: Vec<Tensor> = sequences.iter().map(|sequence| scored(&[*sequence])).collect();
+                let alone = Tensor::cat(&alone, 1).unwrap();
+                assert!(deviation(&[scored(&sequences)], &[alone]) < 1e-6);
+                for checkpointing in [false, true] {
+                    let of = |micro_batch| {
+                        let config = GrpoConfig {
+                            kl: 0.1,
+                            micro_batch,
+                            gradient_checkpointing: checkpointing,
+                            ..GrpoConfig::default()
+                        };
+                        let reference = Reference::of(&base, &sequences, micro_batch).unwrap();
+                        gradients(&policy, &reference, &samples, &config).unwrap()
+                    };
+                    let (together, separate) = (of(256), of(1));
+                    let found = deviation(&together.0, &separate.0);
+                    assert!(found < 1e-6, "{model}: gradients differ by {found}");
+                    assert!((together.1.loss - separate.1.loss).abs() < 1e-5);
+                    assert!((together.1.kl - separate.1.kl).abs() < 1e-5);
+                    let of = |micro_batch| {
+                        let config = SupervisedConfig {
+                            micro_batch,
+                            gradient_checkpointing: checkpointing,
+                            ..SupervisedConfig::default()
+                        };
+                        supervised_gradients(&policy, &sequences, &config).unwrap().0
+                    };
+                    let found = deviation(&of(256), &of(1));
+                    assert!(found < 1e-6, "{model}: gradients of a supervised step differ by {found}");
+                }
+            }
         }
     }
 

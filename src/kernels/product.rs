@@ -301,11 +301,16 @@ unsafe fn tiles<V: Lanes>(left: Left, right: Right, out: *mut f32, stride: usize
                 let b = right.numbers.as_ptr().wrapping_add(column);
                 let width = right.columns - column;
                 let out = out.add(column);
-                match height {
-                    8 => tile::<V, 8>(left, a, b, right.step, width, out, stride, accumulate),
-                    4 => tile::<V, 4>(left, a, b, right.step, width, out, stride, accumulate),
-                    2 => tile::<V, 2>(left, a, b, right.step, width, out, stride, accumulate),
-                    _ => tile::<V, 1>(left, a, b, right.step, width, out, stride, accumulate),
+                match (height, width > V::N) {
+                    (8, true) => tile::<V, 8, 2>(left, a, b, right.step, width, out, stride, accumulate),
+                    (4, true) => tile::<V, 4, 2>(left, a, b, right.step, width, out, stride, accumulate),
+                    (2, true) => tile::<V, 2, 2>(left, a, b, right.step, width, out, stride, accumulate),
+                    (_, true) => tile::<V, 1, 2>(left, a, b, right.step, width, out, stride, accumulate),
+                    // Few columns, such as those of a low-rank adapter.
+                    (8, false) => tile::<V, 8, 1>(left, a, b, right.step, width, out, stride, accumulate),
+                    (4, false) => tile::<V, 4, 1>(left, a, b, right.step, width, out, stride, accumulate),
+                    (2, false) => tile::<V, 2, 1>(left, a, b, right.step, width, out, stride, accumulate),
+                    (_, false) => tile::<V, 1, 1>(left, a, b, right.step, width, out, stride, accumulate),
                 }
             }
         }
@@ -313,12 +318,12 @@ unsafe fn tiles<V: Lanes>(left: Left, right: Right, out: *mut f32, stride: usize
     }
 }
 
-/// R rows of two vectors of columns, of which the first `width` count.
+/// R rows of C vectors of columns, of which the first `width` columns count.
 ///
 /// SAFETY: as for [`tiles`], for the rows from `a` and `out` and the columns from `b` on.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn tile<V: Lanes, const R: usize>(
+unsafe fn tile<V: Lanes, const R: usize, const C: usize>(
     left: Left,
     mut a: *const f32,
     mut b: *const f32,
@@ -328,28 +333,28 @@ unsafe fn tile<V: Lanes, const R: usize>(
     stride: usize,
     accumulate: bool,
 ) {
-    // SAFETY: the caller guarantees every address. If fewer columns than two vectors count, sums pass through `edge`, so that
+    // SAFETY: the caller guarantees every address. If fewer columns than the vectors have count, sums pass through `edge`, so that
     // memory beyond the columns is not touched.
     unsafe {
         let mut edge = [[0f32; PANEL]; R];
-        let whole = width >= 2 * V::N;
+        let whole = width >= C * V::N;
         if accumulate && !whole {
             for (row, edge) in edge.iter_mut().enumerate() {
                 std::ptr::copy_nonoverlapping(out.add(row * stride), edge.as_mut_ptr(), width);
             }
         }
-        let mut sums = [[V::zero(); 2]; R];
+        let mut sums = [[V::zero(); C]; R];
         if accumulate {
             for row in 0..R {
                 let from = if whole { out.add(row * stride) } else { edge[row].as_mut_ptr() };
-                sums[row] = [V::load(from), V::load(from.add(V::N))];
+                sums[row] = std::array::from_fn(|vector| V::load(from.add(vector * V::N)));
             }
         }
         for _ in 0..left.steps {
-            let numbers = [V::load(b), V::load(b.add(V::N))];
+            let numbers: [V; C] = std::array::from_fn(|vector| V::load(b.add(vector * V::N)));
             for (row, sums) in sums.iter_mut().enumerate() {
                 let x = V::splat(*a.add(row * left.row));
-                *sums = [sums[0].add_product(x, numbers[0]), sums[1].add_product(x, numbers[1])];
+                *sums = std::array::from_fn(|vector| sums[vector].add_product(x, numbers[vector]));
             }
             // After the last step these may point beyond the matrix; nothing is read there.
             a = a.wrapping_add(left.step);
@@ -357,8 +362,7 @@ unsafe fn tile<V: Lanes, const R: usize>(
         }
         for row in 0..R {
             let to = if whole { out.add(row * stride) } else { edge[row].as_mut_ptr() };
-            sums[row][0].store(to);
-            sums[row][1].store(to.add(V::N));
+            sums[row].iter().enumerate().for_each(|(vector, sum)| sum.store(to.add(vector * V::N)));
             if !whole {
                 std::ptr::copy_nonoverlapping(edge[row].as_ptr(), out.add(row * stride), width);
             }

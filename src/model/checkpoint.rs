@@ -1,7 +1,6 @@
 //! A model, its configuration, its adapter and its tokenizer, as a Hugging Face folder that transformers and
 //! PEFT load.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -274,18 +273,18 @@ impl Checkpoint {
 
     /// A decoder of this model.
     pub fn decoder(&self, purpose: Purpose) -> Result<Decoder> {
-        self.decoder_with(purpose, BTreeMap::new())
+        self.decoder_with(purpose, None)
     }
 
-    /// A decoder for scoring that uses the weights, as laid out for products, of the decoder of another checkpoint with the same
-    /// `params`, so that adapters of one base need no more memory than their own.
-    pub fn decoder_beside(&self, other: &Decoder) -> Result<Decoder> {
-        self.decoder_with(Purpose::Scoring, other.base_values())
+    /// A decoder that uses the weights, as laid out for products, of the decoder of another checkpoint with the same `params`, so
+    /// that adapters of one base need no more memory than their own. Weights that are trained are never shared.
+    pub fn decoder_beside(&self, purpose: Purpose, other: &Decoder) -> Result<Decoder> {
+        self.decoder_with(purpose, Some(other))
     }
 
-    fn decoder_with(&self, purpose: Purpose, shared: BTreeMap<String, ops::Value>) -> Result<Decoder> {
+    fn decoder_with(&self, purpose: Purpose, beside: Option<&Decoder>) -> Result<Decoder> {
         let adapter = self.adapter.as_ref();
-        Ok(Decoder::new(&self.config, &self.params, adapter, &self.compute, purpose, shared)?)
+        Ok(Decoder::new(&self.config, &self.params, adapter, &self.compute, purpose, beside)?)
     }
 
     /// A unit vector for each row of token ids: the mean of its last hidden states.

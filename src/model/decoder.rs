@@ -9,29 +9,13 @@ use candle_core::{DType, Result, Tensor, bail};
 
 use super::config::{Config, Module};
 use super::lora::{Adapter, PEFT_PREFIX};
+use super::packed::{Completions, Packed};
 use super::{Compute, Params};
 use ops::{
-    Cache, Gradients, OutputHead, Rope, Rows, Spans, Value, add, add_bias, add_linear, attention_of, cast,
-    causal_attention, divergences, linear, quantized_linear, quantized_rows, rms_norm, scale, select_rows,
-    swiglu, token_log_probabilities,
+    Cache, Comparison, Gradients, OutputHead, Rope, Rows, Spans, Value, add, add_bias, add_linear, add_low_rank,
+    attention_of, cast, causal_attention, compared_log_probabilities, linear, quantized_linear,
+    quantized_rows, rms_norm, select_rows, swiglu, token_log_probabilities,
 };
-
-/// Token rows one after the other, without padding.
-#[derive(Clone, Debug)]
-pub struct Packed {
-    /// The token ids of all rows \[N\].
-    pub ids: Vec<u32>,
-    /// Where the rows begin and end.
-    pub rows: Arc<Rows>,
-}
-
-impl Packed {
-    /// Packs rows, which may differ in length.
-    pub fn new<R: AsRef<[u32]>>(rows: &[R]) -> Packed {
-        let ids = rows.iter().flat_map(|row| row.as_ref().iter().copied()).collect();
-        Packed { ids, rows: Arc::new(Rows::new(rows.iter().map(|row| row.as_ref().len()))) }
-    }
-}
 
 /// What a decoder is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +40,8 @@ pub struct Decoder {
     head: Matrix,
     /// All values by name.
     values: BTreeMap<String, Value>,
+    /// What the values without an adapter were made from.
+    params: Params,
     config: Config,
     compute: Compute,
     checkpointing: bool,
@@ -124,8 +110,8 @@ impl Linear {
         if let Some(bias) = &self.bias {
             y = add_bias(&y, bias)?;
         }
-        if let Some(LowRank { a, b, scale: factor }) = &self.adapter {
-            y = add_linear(&y, &scale(&linear(x, a)?, *factor)?, b)?;
+        if let Some(LowRank { a, b, scale }) = &self.adapter {
+            y = add_low_rank(y, x, [a, b], *scale)?;
         }
         Ok(y)
     }
@@ -182,19 +168,21 @@ impl Decoder {
         adapter: Option<&Adapter>,
         compute: &Compute,
         purpose: Purpose,
-        shared: BTreeMap<String, Value>,
+        beside: Option<&Decoder>,
     ) -> Result<Decoder> {
         let training = matches!(purpose, Purpose::Training { .. });
         if training {
             params.ensure_trainable()?;
         }
+        let train_base = training && adapter.is_none();
+        let shared = beside.filter(|other| !train_base && other.params.are_same(params));
         let mut weights = Weights {
             params,
             adapter,
             compute,
-            train_base: training && adapter.is_none(),
+            train_base,
             train_adapter: training,
-            made: shared,
+            made: shared.map(Decoder::base_values).unwrap_or_default(),
             trained: BTreeMap::new(),
         };
         let layers = (0..config.layers)
@@ -213,6 +201,7 @@ impl Decoder {
             norm,
             head,
             embedding,
+            params: params.clone(),
             config: config.clone(),
             compute: compute.clone(),
             checkpointing: purpose == Purpose::Training { checkpointing: true },
@@ -229,7 +218,7 @@ impl Decoder {
     }
 
     /// The values of the weights, without those of an adapter.
-    pub(super) fn base_values(&self) -> BTreeMap<String, Value> {
+    fn base_values(&self) -> BTreeMap<String, Value> {
         let is_base = |name: &&String| !name.starts_with(PEFT_PREFIX);
         let base = self.values.iter().filter(|(name, _)| is_base(name));
         base.map(|(name, value)| (name.clone(), value.clone())).collect()
@@ -316,16 +305,10 @@ impl Decoder {
         Ok(self.head.linear(hidden)?.tensor().clone())
     }
 
-    /// For each row's tokens from `starts[row]` on: the log-probability at this temperature and the entropy of the
-    /// distribution that it comes from, as \[2, M\], rows one after the other. Starts must be at least 1.
-    pub fn token_log_probabilities(
-        &self,
-        batch: &Packed,
-        starts: &[usize],
-        temperature: f64,
-    ) -> Result<Value> {
-        let (hidden, targets) = self.predicting(batch, starts)?;
-        self.scored(&hidden, targets, temperature)
+    /// For each token of the completions: its log-probability at this temperature and the entropy of the distribution that it
+    /// comes from, as \[2, M\].
+    pub fn token_log_probabilities(&self, completions: &Completions, temperature: f64) -> Result<Value> {
+        self.scored(&self.predicting(completions)?, completions.targets().to_vec(), temperature)
     }
 
     /// The same from the hidden states that predict these tokens.
@@ -333,33 +316,30 @@ impl Decoder {
         token_log_probabilities(hidden, &self.head.full(self.compute.dtype)?, targets, temperature)
     }
 
-    /// The KL divergence of this model's distribution from another's, in nats, at each of M positions, from the hidden states
-    /// \[M, D\] of both models. It carries no gradient.
-    pub fn divergences(
+    /// The same beside another model, whose hidden states predict the same tokens.
+    pub fn compared(
         &self,
         hidden: &Value,
         (other, of_other): (&Decoder, &Value),
+        targets: Vec<u32>,
         temperature: f64,
-    ) -> Result<Vec<f32>> {
-        let [weight, reference] = [self, other].map(|decoder| decoder.head.full(decoder.compute.dtype));
-        let own = OutputHead { hidden, weight: &weight? };
-        divergences(own, OutputHead { hidden: of_other, weight: &reference? }, temperature)
+    ) -> Result<Comparison> {
+        let [own, reference] = [self, other].map(|decoder| decoder.head.full(decoder.compute.dtype));
+        let own = OutputHead { hidden, weight: &own? };
+        compared_log_probabilities(
+            own,
+            OutputHead { hidden: of_other, weight: &reference? },
+            targets,
+            temperature,
+        )
     }
 
-    /// The hidden states \[M, D\] from which each row's tokens from `starts[row]` on are predicted, and these tokens.
-    pub fn predicting(&self, batch: &Packed, starts: &[usize]) -> Result<(Value, Vec<u32>)> {
-        let rows = &batch.rows;
-        let (mut predicting, mut targets) = (Vec::new(), Vec::new());
-        for (row, start) in starts.iter().enumerate() {
-            let range = rows.range(row);
-            if *start == 0 {
-                bail!("row {row} has an empty prompt: a prediction needs a token before it");
-            }
-            predicting.push(start - 1..range.len().max(*start) - 1);
-            targets.extend_from_slice(&batch.ids[(range.start + start).min(range.end)..range.end]);
-        }
-        let (spans, rope) = (Arc::new(Spans::new(predicting)), self.rope(rows.longest())?);
-        Ok((self.forward(&batch.ids, &mut KvMode::Batch(rows, &rope), Some(&spans))?, targets))
+    /// The hidden states \[M, D\] from which the tokens of the completions are predicted.
+    pub fn predicting(&self, completions: &Completions) -> Result<Value> {
+        let Packed { ids, rows } = &completions.batch;
+        let rope = self.rope(rows.longest())?;
+        let hidden = self.forward(ids, &mut KvMode::Batch(rows, &rope), Some(&completions.predicting))?;
+        select_rows(&hidden, completions.predicted_by.clone())
     }
 
     /// Hidden states after the last norm, of all tokens or of those of `wanted`. The last layer then computes only those.

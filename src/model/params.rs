@@ -54,6 +54,12 @@ impl Params {
         Ok(params)
     }
 
+    /// Whether these are the parameters of `other`, not only equal ones.
+    pub(super) fn are_same(&self, other: &Params) -> bool {
+        let ids = |params: &Params| -> Vec<_> { params.vars.values().map(|var| var.id()).collect() };
+        ids(self) == ids(other) && self.quantized.len() == other.quantized.len()
+    }
+
     /// Reads the weights of a folder, which must have every tensor of the configuration in its shape, and no other.
     pub fn load(folder: &Path, config: &Config, compute: &Compute) -> Result<Params> {
         let weights = Weights::of_folder(folder)?;

@@ -1,7 +1,8 @@
 //! Causal self-attention with rotary positions over packed rows. Heads are grouped (GQA): query head h uses
 //! key and value head h / (heads / kv_heads).
 //!
-//! Each row is one task. The backward pass recomputes the probabilities instead of storing them.
+//! A row and those that continue it are a family. Each key head of a family is one task: it loads the prefix once, and sums its
+//! gradients in the order of the rows. The backward pass recomputes the probabilities instead of storing them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use kernels::{Left, PANEL, Right, TILE_ROWS, dot, kernel, multiply, softmax};
 /// Queries whose scores exist at the same time: bounds memory for long rows.
 const QUERIES: usize = 64;
 
-/// Softmax(q·kᵀ / √d)·v within each row, causal, positions from 0: q \[N, H·d\], k and v \[N, KV·d\], not yet rotated; the
+/// Softmax(q·kᵀ / √d)·v within each row and the prefix that it continues, causal, positions from 0: q \[N, H·d\], k and v \[N, KV·d\], not yet rotated; the
 /// result is \[N, H·d\].
 pub fn causal_attention(
     q: &Value,
@@ -58,18 +59,10 @@ pub fn attention_of(
             composition::attention([&t[0], &t[1], &t[2]], &spans, &rows, &rope, heads)
         });
     }
+    let families = Families::new(spans, rows, heads);
     let (qs, ks, vs) = (read(q.tensor())?, read(k.tensor())?, read(v.tensor())?);
-    // SAFETY: `forward_row` writes the output of each query.
-    let mut out = unsafe { uninit_vec(qs.len()) };
-    let (width, kv_width) = (heads.width(), heads.kv_width());
-    let of_queries = spans.rows().split(&qs, width).into_par_iter().zip(spans.firsts());
-    let of_keys = rows.split(&ks, kv_width).into_par_iter().zip(rows.split(&vs, kv_width));
-    let outputs = spans.rows().split_mut(&mut out, width).into_par_iter();
-    outputs
-        .zip(of_queries)
-        .zip(of_keys)
-        .for_each(|((out, (q, first)), (k, v))| forward_row(q, *first, k, v, heads, rope, out));
-    let out = tensor(out, q.tensor().shape())?;
+    let parts = families.by_head(&qs, &ks, &vs, |family, kv_head, _| family.forward(kv_head, rope));
+    let out = tensor(families.queries_of(&parts), q.tensor().shape())?;
     let kept = ([q.clone(), k.clone(), v.clone()], spans.clone(), rows.clone(), rope.clone());
     Ok(Value::result(out, &[q, k, v], move |grad, gradients| {
         attention_backward(&kept.0, &kept.1, &kept.2, &kept.3, heads, &grad, gradients)
@@ -85,21 +78,213 @@ fn attention_backward(
     grad: &Tensor,
     gradients: &mut Gradients,
 ) -> Result<()> {
+    let families = Families::new(spans, rows, heads);
     let (qs, ks, vs, grads) = (read(q.tensor())?, read(k.tensor())?, read(v.tensor())?, read(grad)?);
-    let (width, kv_width) = (heads.width(), heads.kv_width());
-    let (mut dq, mut dk, mut dv) = (vec![0f32; qs.len()], vec![0f32; ks.len()], vec![0f32; vs.len()]);
-    let queries = spans.rows();
-    let of_queries = queries.split(&qs, width).into_par_iter().zip(queries.split(&grads, width));
-    let of_queries = of_queries.zip(spans.firsts());
-    let of_keys = rows.split(&ks, kv_width).into_par_iter().zip(rows.split(&vs, kv_width));
-    let outputs = queries.split_mut(&mut dq, width).into_par_iter();
-    let outputs = outputs.zip(rows.split_mut(&mut dk, kv_width)).zip(rows.split_mut(&mut dv, kv_width));
-    outputs.zip(of_queries).zip(of_keys).for_each(|((((dq, dk), dv), ((q, grad), first)), (k, v))| {
-        backward_row(q, *first, k, v, grad, heads, rope, RowGradients { q: dq, k: dk, v: dv });
-    });
-    gradients.add(q, tensor(dq, q.tensor().shape())?)?;
-    gradients.add(k, tensor(dk, k.tensor().shape())?)?;
-    gradients.add(v, tensor(dv, v.tensor().shape())?)
+    let grads = families.queries.split(&grads, heads.width());
+    let parts = families
+        .by_head(&qs, &ks, &vs, |family, kv_head, index| family.backward(grads[index], kv_head, rope));
+    let (mut dq, mut dk, mut dv) = (Vec::new(), Vec::new(), Vec::new());
+    for part in parts {
+        dq.push(part.q);
+        dk.push(part.k);
+        dv.push(part.v);
+    }
+    gradients.add(q, tensor(families.queries_of(&dq), q.tensor().shape())?)?;
+    gradients.add(k, tensor(families.keys_of(&dk), k.tensor().shape())?)?;
+    gradients.add(v, tensor(families.keys_of(&dv), v.tensor().shape())?)
+}
+
+/// A row of a family, and those of its tokens that ask.
+struct Member {
+    /// The position of its first token.
+    first: usize,
+    tokens: usize,
+    /// The position of its first query.
+    first_query: usize,
+    queries: usize,
+}
+
+/// A batch by families.
+struct Families {
+    heads: Heads,
+    members: Vec<Vec<Member>>,
+    /// The keys and the queries of each family.
+    keys: Rows,
+    queries: Rows,
+}
+
+impl Families {
+    fn new(spans: &Spans, rows: &Rows, heads: Heads) -> Families {
+        let families = rows.families();
+        let member = |row: usize| Member {
+            first: rows.first(row),
+            tokens: rows.range(row).len(),
+            first_query: rows.first(row) + spans.firsts()[row],
+            queries: spans.rows().range(row).len(),
+        };
+        Families {
+            heads,
+            members: families.iter().map(|rows| rows.clone().map(member).collect()).collect(),
+            keys: rows.joined(&families),
+            queries: spans.rows().joined(&families),
+        }
+    }
+
+    /// The results of `work` for each family and key head, in this order. `work` also gets the number of the family.
+    fn by_head<R: Send>(
+        &self,
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        work: impl Fn(&Family, usize, usize) -> R + Sync,
+    ) -> Vec<R> {
+        let (heads, kv_width) = (self.heads, self.heads.kv_width());
+        let q = self.queries.split(q, heads.width());
+        let (k, v) = (self.keys.split(k, kv_width), self.keys.split(v, kv_width));
+        let tasks = (0..self.members.len() * heads.kv_heads).into_par_iter();
+        let task = |task: usize| {
+            let (index, kv_head) = (task / heads.kv_heads, task % heads.kv_heads);
+            let members = &self.members[index];
+            work(&Family { members, heads, q: q[index], k: k[index], v: v[index] }, kv_head, index)
+        };
+        tasks.map(task).collect()
+    }
+
+    /// What [`Families::by_head`] computed for the queries, as \[M, H·d\].
+    fn queries_of(&self, parts: &[Vec<f32>]) -> Vec<f32> {
+        self.side_by_side(parts, &self.queries, self.heads.group() * self.heads.size)
+    }
+
+    /// What it computed for the keys or values, as \[N, KV·d\].
+    fn keys_of(&self, parts: &[Vec<f32>]) -> Vec<f32> {
+        self.side_by_side(parts, &self.keys, self.heads.size)
+    }
+
+    /// The parts of a family's key heads, each with `width` numbers per token, side by side.
+    fn side_by_side(&self, parts: &[Vec<f32>], rows: &Rows, width: usize) -> Vec<f32> {
+        let (kv_heads, whole) = (self.heads.kv_heads, self.heads.kv_heads * width);
+        // SAFETY: every number is one of a part.
+        let mut out = unsafe { uninit_vec(rows.tokens() * whole) };
+        let families = rows.split_mut(&mut out, whole).into_par_iter().zip(parts.par_chunks(kv_heads));
+        families.for_each(|(out, parts)| {
+            for (head, part) in parts.iter().enumerate() {
+                for (to, from) in out.chunks_exact_mut(whole).zip(part.chunks_exact(width)) {
+                    to[head * width..][..width].copy_from_slice(from);
+                }
+            }
+        });
+        out
+    }
+}
+
+/// A row and the rows that continue it, with their queries, keys and values.
+struct Family<'a> {
+    members: &'a [Member],
+    heads: Heads,
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+}
+
+/// The gradients of one key head of a family: of its queries \[M, group · d\], keys and values \[N, d\].
+struct HeadGradients {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl Family<'_> {
+    /// Numbers per query of the heads that share a key head.
+    fn group_width(&self) -> usize {
+        self.heads.group() * self.heads.size
+    }
+
+    /// Zeros for the queries of one key head.
+    fn zeros(&self) -> Vec<f32> {
+        vec![0.0; self.q.len() / self.heads.kv_heads]
+    }
+
+    /// Room for any of the members, or `None` if no token asks.
+    fn head<'a>(&self, rope: &'a Rope) -> Option<Head<'a>> {
+        let queries =
+            self.members.iter().map(|member| member.queries).max().filter(|queries| *queries > 0)?;
+        let tokens = self.members.iter().map(|member| member.first + member.tokens).max()?;
+        Some(Head::new(tokens, queries, self.heads, rope))
+    }
+
+    /// The members, each with the numbers of the family's keys and queries before its own.
+    fn members(&self) -> impl Iterator<Item = (&Member, usize, usize)> {
+        self.members.iter().scan((0, 0), |before, member| {
+            let (keys, queries) = *before;
+            *before = (keys + member.tokens, queries + member.queries);
+            Some((member, keys, queries))
+        })
+    }
+
+    /// The keys and values of one head from token `key` of the family on; none if a row without tokens is the last.
+    fn keys_from(&self, key: usize, kv_head: usize) -> [&[f32]; 2] {
+        let at = key * self.heads.kv_width() + kv_head * self.heads.size;
+        [self.k, self.v].map(|numbers| numbers.get(at..).unwrap_or_default())
+    }
+
+    /// The output of the heads that share a key head, \[M, group · d\].
+    fn forward(&self, kv_head: usize, rope: &Rope) -> Vec<f32> {
+        let mut all = self.zeros();
+        let Some(mut at_work) = self.head(rope) else { return all };
+        let (width, size, part) = (self.heads.width(), self.heads.size, self.group_width());
+        for (member, key, query) in self.members() {
+            at_work.load_keys(self.keys_from(key, kv_head), member);
+            for head in 0..self.heads.group() {
+                for (start, count) in blocks(member.queries) {
+                    let first = member.first_query + start;
+                    let q = &self.q[(query + start) * width + kv_head * part + head * size..];
+                    at_work.load_queries(q, first, count);
+                    for group in groups(count) {
+                        let out = &mut all[(query + start + group.start) * part + head * size..];
+                        let seen = first + group.end;
+                        at_work.over_seen(&at_work.p, &group, seen, &at_work.values, out, part);
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// The gradients of one key head and its queries, given that of the family's output.
+    fn backward(&self, grad: &[f32], kv_head: usize, rope: &Rope) -> HeadGradients {
+        let of_keys = self.k.len() / self.heads.kv_heads;
+        let mut out = HeadGradients { q: self.zeros(), k: vec![0.0; of_keys], v: vec![0.0; of_keys] };
+        let Some(mut at_work) = self.head(rope) else { return out };
+        let mut backward = HeadBackward::new(&at_work);
+        let (width, size, part) = (self.heads.width(), self.heads.size, self.group_width());
+        for (index, (member, key, query)) in self.members().enumerate() {
+            at_work.load_keys(self.keys_from(key, kv_head), member);
+            backward.load_values(&at_work, member);
+            for head in 0..self.heads.group() {
+                for (start, count) in blocks(member.queries) {
+                    let first = member.first_query + start;
+                    let at = (query + start) * width + kv_head * part + head * size;
+                    at_work.load_queries(&self.q[at..], first, count);
+                    backward.of_queries(&at_work, &grad[at..], first, count);
+                    let d_queries = backward.d_queries.chunks_exact(at_work.stride).take(count);
+                    let to = out.q[(query + start) * part + head * size..].chunks_mut(part);
+                    d_queries.zip(to).for_each(|(d_query, to)| to[..size].copy_from_slice(&d_query[..size]));
+                    backward.add_to_keys(&at_work, first, count);
+                }
+            }
+            if index > 0 {
+                backward.store_keys(&at_work, member, key, &mut out);
+            }
+        }
+        // Those of the prefix are whole once all members have added to them.
+        backward.store_keys(&at_work, &self.members[0], 0, &mut out);
+        out
+    }
+}
+
+/// Queries 0..count in blocks: the first of each and how many it has.
+fn blocks(count: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..count).step_by(QUERIES).map(move |start| (start, QUERIES.min(count - start)))
 }
 
 /// Copies the vectors of one head, \[tokens, size\] at a distance of `width` numbers, to a matrix \[tokens, stride\].
@@ -122,7 +307,7 @@ fn rotate_all(matrix: &mut [f32], stride: usize, size: usize, rope: &Rope, first
 #[inline(always)]
 fn transpose(from: &[f32], columns: usize, to: &mut [f32], stride: usize) {
     for (row, from) in from.chunks_exact(columns).enumerate() {
-        for (number, to) in from.iter().zip(to.chunks_exact_mut(stride)) {
+        for (number, to) in from.iter().zip(to.chunks_mut(stride)) {
             to[row] = *number;
         }
     }
@@ -165,21 +350,24 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Loads the keys and values of a row for this head, with which `k` and `v` begin.
-    fn load_keys(&mut self, k: &[f32], v: &[f32]) {
+    /// Loads the keys and values of a row for this head, with which `k` and `v` begin, after those of its prefix.
+    fn load_keys(&mut self, [k, v]: [&[f32]; 2], row: &Member) {
         let (kv_width, size, stride) = (self.heads.kv_width(), self.heads.size, self.stride);
-        gather(k, kv_width, size, &mut self.keys, stride);
-        rotate_all(&mut self.keys, stride, size, self.rope, 0, 1.0);
-        transpose(&self.keys, stride, &mut self.keys_t, self.seen);
-        gather(v, kv_width, size, &mut self.values, stride);
+        let own = row.first * stride..(row.first + row.tokens) * stride;
+        let keys = &mut self.keys[own.clone()];
+        gather(k, kv_width, size, keys, stride);
+        rotate_all(keys, stride, size, self.rope, row.first, 1.0);
+        transpose(keys, stride, &mut self.keys_t[row.first..], self.seen);
+        gather(v, kv_width, size, &mut self.values[own], stride);
     }
 
     /// Loads the `count` queries from position `first` on, with which `q` begins, and computes their probabilities. Those of
     /// keys that a query does not see are 0, up to the end of their panel.
     fn load_queries(&mut self, q: &[f32], first: usize, count: usize) {
         let (size, stride) = (self.heads.size, self.stride);
-        gather(q, self.heads.width(), size, &mut self.queries, stride);
-        rotate_all(&mut self.queries[..count * stride], stride, size, self.rope, first, self.heads.scale());
+        let queries = &mut self.queries[..count * stride];
+        gather(q, self.heads.width(), size, queries, stride);
+        rotate_all(queries, stride, size, self.rope, first, self.heads.scale());
         for group in groups(count) {
             let shown = (first + group.end).next_multiple_of(PANEL);
             scores(
@@ -284,38 +472,6 @@ kernel! {
     }
 }
 
-/// `q` are the queries of the tokens from `first` on, `k` and `v` the whole row's.
-fn forward_row(q: &[f32], first: usize, k: &[f32], v: &[f32], heads: Heads, rope: &Rope, out: &mut [f32]) {
-    let (width, size) = (heads.width(), heads.size);
-    let (queries, tokens) = (q.len() / width, k.len() / heads.kv_width());
-    if queries == 0 {
-        return;
-    }
-    let mut at_work = Head::new(tokens, queries, heads, rope);
-    for head in 0..heads.heads {
-        if head % heads.group() == 0 {
-            let at = head / heads.group() * size;
-            at_work.load_keys(&k[at..], &v[at..]);
-        }
-        for start in (0..queries).step_by(QUERIES) {
-            let count = QUERIES.min(queries - start);
-            at_work.load_queries(&q[start * width + head * size..], first + start, count);
-            for group in groups(count) {
-                let seen = first + start + group.end;
-                let out = &mut out[(start + group.start) * width + head * size..];
-                at_work.over_seen(&at_work.p, &group, seen, &at_work.values, out, width);
-            }
-        }
-    }
-}
-
-/// The gradients of one row.
-struct RowGradients<'a> {
-    q: &'a mut [f32],
-    k: &'a mut [f32],
-    v: &'a mut [f32],
-}
-
 /// Further data of the backward pass, in the same layouts.
 struct HeadBackward {
     values_t: Vec<f32>,
@@ -339,10 +495,18 @@ impl HeadBackward {
         }
     }
 
+    /// Prepares for the keys and values of a row, which `head` has loaded.
+    fn load_values(&mut self, head: &Head, row: &Member) {
+        let own = row.first * head.stride..(row.first + row.tokens) * head.stride;
+        transpose(&head.values[own.clone()], head.stride, &mut self.values_t[row.first..], head.seen);
+        self.d_keys[own.clone()].fill(0.0);
+        self.d_values[own].fill(0.0);
+    }
+
     /// Computes the gradients of the loaded queries and of their scores from the gradient of their output.
     fn of_queries(&mut self, head: &Head, grad: &[f32], first: usize, count: usize) {
         let (size, stride) = (head.heads.size, head.stride);
-        gather(grad, head.heads.width(), size, &mut self.grads, stride);
+        gather(grad, head.heads.width(), size, &mut self.grads[..count * stride], stride);
         for group in groups(count) {
             let (seen, shown) = (first + group.end, (first + group.end).next_multiple_of(PANEL));
             let grads = &self.grads[group.start * stride..];
@@ -364,52 +528,16 @@ impl HeadBackward {
         head.add_over_queries(&self.d_scores, first, count, &head.queries, &mut self.d_keys);
         head.add_over_queries(&head.p, first, count, &self.grads, &mut self.d_values);
     }
-}
 
-#[allow(clippy::too_many_arguments)]
-fn backward_row(
-    q: &[f32],
-    first: usize,
-    k: &[f32],
-    v: &[f32],
-    grad: &[f32],
-    heads: Heads,
-    rope: &Rope,
-    out: RowGradients<'_>,
-) {
-    let (width, kv_width, size) = (heads.width(), heads.kv_width(), heads.size);
-    let (queries, tokens) = (q.len() / width, k.len() / kv_width);
-    if queries == 0 {
-        return;
-    }
-    let mut at_work = Head::new(tokens, queries, heads, rope);
-    let mut backward = HeadBackward::new(&at_work);
-    let stride = at_work.stride;
-    for head in 0..heads.heads {
-        let kv_at = head / heads.group() * size;
-        if head % heads.group() == 0 {
-            at_work.load_keys(&k[kv_at..], &v[kv_at..]);
-            transpose(&at_work.values, stride, &mut backward.values_t, at_work.seen);
-            backward.d_keys.fill(0.0);
-            backward.d_values.fill(0.0);
-        }
-        for start in (0..queries).step_by(QUERIES) {
-            let count = QUERIES.min(queries - start);
-            let at = start * width + head * size;
-            at_work.load_queries(&q[at..], first + start, count);
-            backward.of_queries(&at_work, &grad[at..], first + start, count);
-            for (query, d_query) in backward.d_queries.chunks_exact(stride).take(count).enumerate() {
-                out.q[at + query * width..][..size].copy_from_slice(&d_query[..size]);
-            }
-            backward.add_to_keys(&at_work, first + start, count);
-        }
-        if (head + 1) % heads.group() == 0 {
-            for token in 0..tokens {
-                let (at, from) = (token * kv_width + kv_at, token * stride);
-                rope.rotate_back(&mut backward.d_keys[from..from + size], token, 1.0);
-                out.k[at..at + size].copy_from_slice(&backward.d_keys[from..from + size]);
-                out.v[at..at + size].copy_from_slice(&backward.d_values[from..from + size]);
-            }
+    /// Writes the gradients of a row's keys and values to those of its family, from token `key` on.
+    fn store_keys(&mut self, head: &Head, row: &Member, key: usize, out: &mut HeadGradients) {
+        let (size, stride) = (head.heads.size, head.stride);
+        let to = out.k[key * size..].chunks_exact_mut(size).zip(out.v[key * size..].chunks_exact_mut(size));
+        for (position, (d_key, d_value)) in (row.first..row.first + row.tokens).zip(to) {
+            let from = position * stride..position * stride + size;
+            head.rope.rotate_back(&mut self.d_keys[from.clone()], position, 1.0);
+            d_key.copy_from_slice(&self.d_keys[from.clone()]);
+            d_value.copy_from_slice(&self.d_values[from]);
         }
     }
 }
@@ -436,6 +564,37 @@ mod tests {
                 },
             );
         }
+    }
+
+    #[test]
+    fn rows_that_continue_one_are_those_that_each_begin_with_its_copy() {
+        // A prefix of more than a block, one without a token, one that nothing continues, rows without tokens.
+        let families = [(QUERIES + 3, vec![5, 0, 70]), (0, vec![3, 2]), (4, vec![]), (9, vec![1, 12, 0])];
+        let shared = Arc::new(Rows::of_families(families.clone()));
+        let rope = Arc::new(Rope::new(&frequencies(8), 2 * QUERIES + 20));
+        let (mut copied, mut lengths, mut spans, mut next) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for (prefix, rows) in families {
+            let start = next;
+            for (index, length) in [prefix].into_iter().chain(rows).enumerate() {
+                let before = if index == 0 { 0 } else { prefix };
+                copied.extend((start..start + before).chain(next..next + length).map(|token| token as u32));
+                lengths.push(before + length);
+                spans.push(before..before + length);
+                next += length;
+            }
+        }
+        let (copies, spans) = (Arc::new(Rows::new(lengths)), Arc::new(Spans::new(spans)));
+        let copied = Tensor::new(copied, &candle_core::Device::Cpu).unwrap();
+        let (tokens, rope_kept) = (shared.tokens(), rope.clone());
+        check(
+            &[random(&[tokens, 32], 1), random(&[tokens, 16], 2), random(&[tokens, 16], 3)],
+            |v| causal_attention(&v[0], &v[1], &v[2], &shared, &rope),
+            |t| {
+                let heads = Heads::of(&t[0], &t[1], &rope_kept)?;
+                let [k, v] = [1, 2].map(|at| t[at].index_select(&copied, 0));
+                composition::attention([&t[0], &k?, &v?], &spans, &copies, &rope_kept, heads)
+            },
+        );
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
-use super::composition::{padding, rotate, softmax};
+use super::composition::{rotate, softmax};
 use super::kv_cache::KvCache;
 use super::rope::{Heads, Rope};
 use super::rows::Rows;
@@ -207,7 +207,7 @@ impl TensorCache {
         self.pads = (0..count).map(|row| longest - rows.range(row).len()).collect();
         self.columns = longest;
         let capacity = self.needed().max(longest);
-        let (from, _) = padding(rows, true, k.device())?;
+        let from = padded(rows, k.device())?;
         let split = |x: &Tensor| {
             x.index_select(&from, 0)?
                 .reshape((count, longest, heads.kv_heads, ()))?
@@ -250,4 +250,16 @@ impl TensorCache {
         let values = self.values[layer].narrow(2, 0, seen)?;
         softmax(&scores)?.matmul(&values)?.reshape((rows, heads.width()))
     }
+}
+
+/// For each token of a batch \[rows · longest\] that is padded at the front its index among the packed ones; 0 for padding.
+fn padded(rows: &Rows, device: &Device) -> Result<Tensor> {
+    let longest = rows.longest();
+    let mut from = vec![0u32; rows.len() * longest];
+    for row in 0..rows.len() {
+        let range = rows.range(row);
+        let first = (row + 1) * longest - range.len();
+        from[first..].iter_mut().zip(range).for_each(|(from, token)| *from = token as u32);
+    }
+    Tensor::new(from, device)
 }

@@ -2,7 +2,7 @@
 //! compare the kernels with them. Intermediate results are not kept: the backward pass of an operation recomputes them in
 //! candle's graph, which lives only that long.
 
-use candle_core::{D, DType, Device, Result, Tensor, Var};
+use candle_core::{D, DType, Result, Tensor, Var};
 
 use super::cpu::on_cpu_f32;
 use super::rope::{Heads, Rope};
@@ -74,25 +74,8 @@ pub(super) fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     Tensor::cat(&[left, right], D::Minus1)
 }
 
-/// For each token of a padded batch \[rows · longest\] its index among the packed ones (0 for padding), and for each packed
-/// token its index in the padded batch.
-pub(super) fn padding(rows: &Rows, left: bool, device: &Device) -> Result<(Tensor, Tensor)> {
-    let longest = rows.longest();
-    let mut from = vec![0u32; rows.len() * longest];
-    let mut back = Vec::with_capacity(rows.tokens());
-    for row in 0..rows.len() {
-        let range = rows.range(row);
-        let first = row * longest + if left { longest - range.len() } else { 0 };
-        for (at, token) in range.enumerate() {
-            from[first + at] = token as u32;
-            back.push((first + at) as u32);
-        }
-    }
-    Ok((Tensor::new(from, device)?, Tensor::new(back, device)?))
-}
-
-/// See [`super::attention_of`]. Rows are padded at the end, where the causal mask hides the padding, and queries outside
-/// `spans` are zeros.
+/// See [`super::attention_of`]. Each row is padded at the end: its queries, and the keys of its prefix and its own, where the
+/// causal mask hides the padding.
 pub(super) fn attention(
     [q, k, v]: [&Tensor; 3],
     spans: &Spans,
@@ -100,35 +83,51 @@ pub(super) fn attention(
     rope: &Rope,
     heads: Heads,
 ) -> Result<Tensor> {
-    if spans.rows().tokens() < rows.tokens() {
-        let wanted = Tensor::new(spans.indices(rows), q.device())?;
-        let none = Tensor::zeros((rows.tokens(), heads.width()), q.dtype(), q.device())?;
-        let all = none.index_add(&wanted, q, 0)?;
-        return attention([&all, k, v], &Spans::whole(rows), rows, rope, heads)?.index_select(&wanted, 0);
-    }
-    let (count, longest) = (rows.len(), rows.longest());
-    if rows.tokens() == 0 {
+    let queries = spans.rows();
+    let (count, asking, seen, size) = (rows.len(), queries.longest(), rows.longest(), heads.size);
+    if queries.tokens() == 0 {
         return q.zeros_like();
     }
-    let (from, back) = padding(rows, false, q.device())?;
-    let (cos, sin) = rope.tensors(q.device(), q.dtype())?;
-    let (cos, sin) = (cos.narrow(0, 0, longest)?, sin.narrow(0, 0, longest)?);
-    let split = |x: &Tensor, heads: usize| {
-        x.index_select(&from, 0)?.reshape((count, longest, heads, ()))?.transpose(1, 2)?.contiguous()
+    // Padding is a copy of the first token, at position 0.
+    let mut of_keys = vec![0u32; count * seen];
+    let (mut of_queries, mut positions) = (vec![0u32; count * asking], vec![0u32; count * asking]);
+    let mut back = Vec::with_capacity(queries.tokens());
+    for row in 0..count {
+        for (to, token) in of_keys[row * seen..].iter_mut().zip(rows.prefix(row).chain(rows.range(row))) {
+            *to = token as u32;
+        }
+        let first = rows.first(row) + spans.firsts()[row];
+        for (at, query) in queries.range(row).enumerate() {
+            let to = row * asking + at;
+            (of_queries[to], positions[to]) = (query as u32, (first + at) as u32);
+            back.push(to as u32);
+        }
+    }
+    let device = q.device();
+    let (cos, sin) = rope.tensors(device, q.dtype())?;
+    let split = |x: &Tensor, from: Vec<u32>, heads: usize| {
+        let from = Tensor::new(from, device)?;
+        x.index_select(&from, 0)?.reshape((count, (), heads, size))?.transpose(1, 2)?.contiguous()
     };
-    let q = (rotate(&split(q, heads.heads)?, &cos, &sin)? * f64::from(heads.scale()))?;
+    let positions = Tensor::new(positions, device)?;
+    let of_positions = |angles: &Tensor| angles.index_select(&positions, 0)?.reshape((count, 1, asking, ()));
+    let q = split(q, of_queries, heads.heads)?;
+    let q = (rotate(&q, &of_positions(&cos)?, &of_positions(&sin)?)? * f64::from(heads.scale()))?;
     let repeat = |x: Tensor| {
-        let shape = (count, heads.kv_heads, heads.group(), longest, heads.size);
-        x.unsqueeze(2)?.broadcast_as(shape)?.reshape((count, heads.heads, longest, heads.size))
+        let shape = (count, heads.kv_heads, heads.group(), seen, heads.size);
+        x.unsqueeze(2)?.broadcast_as(shape)?.reshape((count, heads.heads, seen, heads.size))
     };
-    let k = repeat(rotate(&split(k, heads.kv_heads)?, &cos, &sin)?)?;
-    let v = repeat(split(v, heads.kv_heads)?)?;
-    let hidden: Vec<f32> = (0..longest * longest)
-        .map(|at| if at % longest > at / longest { f32::NEG_INFINITY } else { 0.0 })
-        .collect();
-    let mask = Tensor::from_vec(hidden, (longest, longest), q.device())?.to_dtype(q.dtype())?;
+    let k = split(k, of_keys.clone(), heads.kv_heads)?;
+    let k = repeat(rotate(&k, &cos.narrow(0, 0, seen)?, &sin.narrow(0, 0, seen)?)?)?;
+    let v = repeat(split(v, of_keys, heads.kv_heads)?)?;
+    let shape = (count, 1, asking, seen);
+    let later = Tensor::arange(0, seen as u32, device)?.broadcast_as(shape)?;
+    let later = later.gt(&positions.reshape((count, 1, asking, 1))?.broadcast_as(shape)?)?;
+    let number = |x: f32| Tensor::new(x, device)?.to_dtype(q.dtype())?.broadcast_as(shape);
+    let mask = later.where_cond(&number(f32::NEG_INFINITY)?, &number(0.0)?)?;
     let p = softmax(&q.matmul(&k.t()?)?.broadcast_add(&mask)?)?;
-    p.matmul(&v)?.transpose(1, 2)?.reshape((count * longest, heads.width()))?.index_select(&back, 0)
+    let back = Tensor::new(back, device)?;
+    p.matmul(&v)?.transpose(1, 2)?.reshape((count * asking, heads.width()))?.index_select(&back, 0)
 }
 
 /// Number of tokens whose logits exist at the same time.

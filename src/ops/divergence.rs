@@ -1,12 +1,13 @@
-//! The KL divergence of two models' distributions over the next token, straight from their hidden states, with the logits of
-//! one part of the vocabulary at a time. It has no gradient: losses estimate it from the tokens that were drawn.
+//! Log-probabilities of given tokens under a model beside those under another one, and the KL divergence of their distributions,
+//! straight from their hidden states, with the logits of one part of the vocabulary at a time. The divergence has no gradient:
+//! losses estimate it from the tokens that were drawn.
 
-use candle_core::{Result, bail};
+use candle_core::{DType, Result, bail};
 use rayon::prelude::*;
 
 use super::composition;
 use super::cpu::read;
-use super::log_probability::for_parts;
+use super::log_probability::{self, for_parts, scored, target_in, token_log_probabilities};
 use super::value::Value;
 use kernels::{exp, fold, kernel, max};
 
@@ -19,30 +20,78 @@ pub struct OutputHead<'a> {
     pub weight: &'a Value,
 }
 
-/// KL(p ‖ q) in nats at this temperature for each of the M positions.
-pub fn divergences(p: OutputHead, q: OutputHead, temperature: f64) -> Result<Vec<f32>> {
-    let ((tokens, _), (vocabulary, _)) = (p.hidden.tensor().dims2()?, p.weight.tensor().dims2()?);
-    let (others, words) = (q.hidden.tensor().dim(0)?, q.weight.tensor().dim(0)?);
+impl OutputHead<'_> {
+    /// M and V.
+    fn shape(&self) -> Result<(usize, usize)> {
+        Ok((self.hidden.tensor().dims2()?.0, self.weight.tensor().dims2()?.0))
+    }
+}
+
+/// M tokens under two models.
+pub struct Comparison {
+    /// What [`token_log_probabilities`] computes for the first model, \[2, M\].
+    pub scored: Value,
+    /// The log-probability of each token under the second model; it has no gradient.
+    pub other: Vec<f32>,
+    /// KL(first ‖ second) in nats at each position.
+    pub divergences: Vec<f32>,
+}
+
+/// Compares a model with another one on M targets, at this temperature.
+pub fn compared_log_probabilities(
+    own: OutputHead,
+    other: OutputHead,
+    targets: Vec<u32>,
+    temperature: f64,
+) -> Result<Comparison> {
+    let ((tokens, vocabulary), (others, words)) = (own.shape()?, other.shape()?);
     if (tokens, vocabulary) != (others, words) {
         bail!("{tokens} positions over {vocabulary} tokens, but {others} over {words} of the other model");
     }
-    if !composition::fused(&[p.hidden, p.weight, q.hidden, q.weight]) {
-        return composition::divergences(
-            [p.hidden.tensor(), q.hidden.tensor()],
-            [p.weight.tensor(), q.weight.tensor()],
-            1.0 / temperature,
-        );
+    if !composition::fused(&[own.hidden, own.weight, other.hidden, other.weight]) {
+        let scored = token_log_probabilities(own.hidden, own.weight, targets.clone(), temperature)?;
+        let of_other = token_log_probabilities(other.hidden, other.weight, targets, temperature)?;
+        let hidden = [own.hidden.tensor(), other.hidden.tensor()];
+        let weights = [own.weight.tensor(), other.weight.tensor()];
+        return Ok(Comparison {
+            scored,
+            other: of_other.tensor().get(0)?.to_dtype(DType::F32)?.to_vec1()?,
+            divergences: composition::divergences(hidden, weights, 1.0 / temperature)?,
+        });
     }
     let sharpness = (1.0 / temperature) as f32;
-    let mut rows = vec![RunningSums::default(); tokens];
-    let own = (&*read(p.hidden.tensor())?, &*read(p.weight.tensor())?);
-    let other = (&*read(q.hidden.tensor())?, &*read(q.weight.tensor())?);
-    for_parts([own, other], (tokens, vocabulary), |part, [p, q]| {
-        let both = p.par_chunks_mut(part.len()).zip(q.par_chunks_mut(part.len())).zip(&mut rows);
-        both.for_each(|((p, q), row)| add_part(p, q, sharpness, row));
+    let mut rows = vec![Sums::default(); tokens];
+    let first = (&*read(own.hidden.tensor())?, &*read(own.weight.tensor())?);
+    let second = (&*read(other.hidden.tensor())?, &*read(other.weight.tensor())?);
+    for_parts([first, second], (tokens, vocabulary), |part, [p, q]| {
+        let both = p.par_chunks_mut(part.len()).zip(q.par_chunks_mut(part.len()));
+        both.zip(&mut rows).zip(&targets).for_each(|(((p, q), row), target)| {
+            let target = target_in(&part, *target);
+            log_probability::add_part(p, sharpness, target, &mut row.own);
+            log_probability::add_part(q, sharpness, target, &mut row.other);
+            add_part(p, q, sharpness, &mut row.both);
+        });
         Ok(())
     })?;
-    Ok(rows.iter().map(RunningSums::divergence).collect())
+    Ok(Comparison {
+        other: rows.iter().map(|row| row.other.log_probability()).collect(),
+        divergences: rows.iter().map(|row| row.both.divergence()).collect(),
+        scored: scored(
+            own.hidden,
+            own.weight,
+            targets,
+            sharpness,
+            rows.into_iter().map(|row| row.own).collect(),
+        )?,
+    })
+}
+
+/// Running sums of a token.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    own: log_probability::RunningSums,
+    other: log_probability::RunningSums,
+    both: RunningSums,
 }
 
 /// Running sums of two distributions, over the parts of the vocabulary so far.
@@ -76,7 +125,7 @@ impl RunningSums {
 }
 
 kernel! {
-    /// Adds a part of two rows of logits to their sums.
+    /// Adds a part of two rows of logits to their sums, and leaves other numbers in their place.
     fn add_part(p: &mut [f32], q: &mut [f32], sharpness: f32, row: &mut RunningSums) {
         let most = (max(p) * sharpness).max(row.most);
         let other_most = (max(q) * sharpness).max(row.other_most);
@@ -128,39 +177,42 @@ mod tests {
     }
 
     #[test]
-    fn divergences_are_those_of_the_whole_distributions() {
+    fn a_comparison_has_the_log_probabilities_of_both_and_the_divergence_of_the_whole_distributions() {
         let (tokens, vocabulary) = (7, 2 * PART + 19);
+        let targets: Vec<u32> = (0..tokens as u32).map(|token| token * 677 % vocabulary as u32).collect();
         // Models of other widths.
         let p = (random(&[tokens, 6], 1), random(&[vocabulary, 6], 2));
         let q = (random(&[tokens, 4], 3), random(&[vocabulary, 4], 4));
-        let of = |(hidden, weight): &(Tensor, Tensor)| {
-            [hidden, weight].map(|tensor| Value::constant(tensor.clone()))
-        };
-        let (own, other) = (of(&p), of(&q));
-        for temperature in [0.5, 1.0, 3.0] {
+        // f32 is fused; another number type takes the composition.
+        for (dtype, precision) in [(DType::F32, 1e-5), (DType::F64, 1e-6)] {
+            let of = |(hidden, weight): &(Tensor, Tensor)| {
+                [hidden, weight].map(|tensor| Value::constant(tensor.to_dtype(dtype).unwrap()))
+            };
+            let (own, other) = (of(&p), of(&q));
             let [a, b] = [&own, &other].map(|own| OutputHead { hidden: &own[0], weight: &own[1] });
-            let found = divergences(a, b, temperature).unwrap();
-            let expected = exact((&p.0, &p.1), (&q.0, &q.1), temperature);
-            for (found, expected) in found.iter().zip(&expected) {
-                assert!((f64::from(*found) - expected).abs() < 1e-5 * (1.0 + expected), "{found} {expected}");
-            }
-            assert!(divergences(a, a, temperature).unwrap().iter().all(|found| *found < 1e-6));
-            // Another number type takes the composition.
-            let wide: Vec<Value> = own
-                .iter()
-                .chain(&other)
-                .map(|value| Value::constant(value.tensor().to_dtype(DType::F64).unwrap()))
-                .collect();
-            let [a, b] = [0, 2].map(|at| OutputHead { hidden: &wide[at], weight: &wide[at + 1] });
-            for (found, expected) in divergences(a, b, temperature).unwrap().iter().zip(&expected) {
-                assert!((f64::from(*found) - expected).abs() < 1e-6, "{found} {expected}");
+            for temperature in [0.5, 1.0, 3.0] {
+                let found = compared_log_probabilities(a, b, targets.clone(), temperature).unwrap();
+                let expected = exact((&p.0, &p.1), (&q.0, &q.1), temperature);
+                for (found, expected) in found.divergences.iter().zip(&expected) {
+                    let difference = (f64::from(*found) - expected).abs();
+                    assert!(difference < precision * (1.0 + expected), "{found} {expected}");
+                }
+                let alone = |head: OutputHead| {
+                    let scored =
+                        token_log_probabilities(head.hidden, head.weight, targets.clone(), temperature)
+                            .unwrap();
+                    scored.tensor().to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap()
+                };
+                let scored = found.scored.tensor().to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap();
+                assert_eq!((scored, found.other), (alone(a), alone(b).swap_remove(0)));
+                let same = compared_log_probabilities(a, a, targets.clone(), temperature).unwrap();
+                assert!(same.divergences.iter().all(|found| *found < 1e-6));
             }
         }
+        let [p, q] = [&p, &q].map(|(hidden, weight)| [hidden, weight].map(|x| Value::constant(x.clone())));
         let fewer = Value::constant(Tensor::zeros((3, 6), DType::F32, &Device::Cpu).unwrap());
-        let [a, b] = [
-            OutputHead { hidden: &fewer, weight: &own[1] },
-            OutputHead { hidden: &other[0], weight: &other[1] },
-        ];
-        assert!(divergences(a, b, 1.0).unwrap_err().to_string().contains("3 positions over"));
+        let a = OutputHead { hidden: &fewer, weight: &p[1] };
+        let error = compared_log_probabilities(a, OutputHead { hidden: &q[0], weight: &q[1] }, targets, 1.0);
+        assert!(error.err().unwrap().to_string().contains("3 positions over"));
     }
 }

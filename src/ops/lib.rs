@@ -25,10 +25,10 @@ mod value;
 
 pub use attention::{attention_of, causal_attention};
 pub use cache::Cache;
-pub use composition::{add, add_bias, cast, scale};
+pub use composition::{add, add_bias, cast};
 pub use cpu::{configure_candle, on_cpu_f32, read, write};
-pub use divergence::{OutputHead, divergences};
-pub use linear::{add_linear, linear, select_rows};
+pub use divergence::{Comparison, OutputHead, compared_log_probabilities};
+pub use linear::{add_linear, add_low_rank, linear, select_rows};
 pub use log_probability::token_log_probabilities;
 pub use quantized::{quantized_linear, quantized_rows};
 pub use rms_norm::rms_norm;

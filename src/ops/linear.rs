@@ -2,8 +2,8 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::composition::{self, fused};
-use super::cpu::{read, tensor, uninit_vec};
+use super::composition::{self, fused, scale};
+use super::cpu::{read, tensor, uninit_vec, write};
 use super::value::{Gradients, Value};
 use kernels::{Matrix, matmul, matmul_panels};
 
@@ -23,6 +23,28 @@ pub fn add_linear(residual: &Value, x: &Value, weight: &Value) -> Result<Value> 
     Ok(Value::result(out, &[residual, x, weight], move |grad, gradients| {
         product_backward(&x_kept, &weight_kept, &grad, gradients)?;
         gradients.add(&residual_kept, grad)
+    }))
+}
+
+/// y + factor · x·Aᵀ·Bᵀ for y \[N, out\], x \[N, in\], A \[rank, in\] and B \[out, rank\]: the output of a layer with that of its
+/// low-rank adapter. `y` must be a result of which there is no other copy, because on the CPU its numbers become those of the sum.
+pub fn add_low_rank(y: Value, x: &Value, [a, b]: [&Value; 2], factor: f64) -> Result<Value> {
+    let inner = scale(&linear(x, a)?, factor)?;
+    let ((rows, rank), (outputs, width)) = (inner.tensor().dims2()?, b.tensor().dims2()?);
+    if !fused(&[&y, &inner, b]) {
+        return add_linear(&y, &inner, b);
+    }
+    if y.tensor().dims() != [rows, outputs] || rank != width {
+        let (a, b) = (a.tensor().dims(), b.tensor().dims());
+        bail!("an adapter of {a:?} and {b:?} does not fit its layer's output {:?}", y.tensor().dims());
+    }
+    let (numbers, panels) = (read(inner.tensor())?, b.panels()?);
+    write(y.tensor(), |y| matmul_panels(Matrix::new(&numbers, rows, rank), panels, y, true))?;
+    drop(numbers);
+    let kept = (y.clone(), inner.clone(), b.clone());
+    Ok(Value::result(y.tensor().clone(), &[&y, &inner, b], move |grad, gradients| {
+        product_backward(&kept.1, &kept.2, &grad, gradients)?;
+        gradients.add(&kept.0, grad)
     }))
 }
 
@@ -108,6 +130,20 @@ mod tests {
             &[residual, x, weight],
             |v| add_linear(&v[0], &v[1], &v[2]),
             |t| &t[0] + t[1].matmul(&t[2].t()?)?,
+        );
+    }
+
+    #[test]
+    fn a_layer_with_its_adapter_is_the_plain_composition_and_has_its_gradient() {
+        let (x, weight) = (random(&[70, 24], 1), random(&[40, 24], 2));
+        let (a, b) = (random(&[5, 24], 3), random(&[40, 5], 4));
+        check(
+            &[x, weight, a, b],
+            |v| add_low_rank(linear(&v[0], &v[1])?, &v[0], [&v[2], &v[3]], 0.5),
+            |t| {
+                let adapted = t[0].matmul(&t[2].t()?)?.matmul(&t[3].t()?)?;
+                t[0].matmul(&t[1].t()?)? + (adapted * 0.5)?
+            },
         );
     }
 

@@ -41,18 +41,32 @@ pub fn token_log_probabilities(
     let own = (&*read(hidden.tensor())?, &*read(weight.tensor())?);
     for_parts([own], (tokens, vocabulary), |part, [logits]| {
         let work = logits.par_chunks_mut(part.len()).zip(&mut rows).zip(&targets);
-        work.for_each(|((logits, row), target)| {
-            add_part(logits, sharpness, (*target as usize).wrapping_sub(part.start), row);
-        });
+        work.for_each(|((logits, row), target)| add_part(logits, sharpness, target_in(&part, *target), row));
         Ok(())
     })?;
-    let out = rows.iter().map(|row| row.score - row.log_total());
+    scored(hidden, weight, targets, sharpness, rows)
+}
+
+/// The value of [`token_log_probabilities`], once the sums over the whole vocabulary are known.
+pub(super) fn scored(
+    hidden: &Value,
+    weight: &Value,
+    targets: Vec<u32>,
+    sharpness: f32,
+    rows: Vec<RunningSums>,
+) -> Result<Value> {
+    let out = rows.iter().map(RunningSums::log_probability);
     let out: Vec<f32> = out.chain(rows.iter().map(RunningSums::entropy)).collect();
-    let out = tensor(out, (2, tokens))?;
+    let out = tensor(out, (2, targets.len()))?;
     let kept = (hidden.clone(), weight.clone());
     Ok(Value::result(out, &[hidden, weight], move |grad, gradients| {
         backward(&kept.0, &kept.1, &targets, sharpness, &rows, &grad, gradients)
     }))
+}
+
+/// The number of a token within a part of the vocabulary; out of range if it is in another part.
+pub(super) fn target_in(part: &Range<usize>, target: u32) -> usize {
+    (target as usize).wrapping_sub(part.start)
 }
 
 /// Calls `work` with each part of the vocabulary and, for each model, the logits of all tokens in that part, \[tokens, part\].
@@ -95,7 +109,7 @@ fn backward(
         let grads = d_lp.par_iter().zip(d_entropy);
         let work = logits.par_chunks_mut(part.len()).zip(targets).zip(rows).zip(grads);
         work.for_each(|(((logits, target), row), (d_lp, d_entropy))| {
-            let target = (*target as usize).wrapping_sub(part.start);
+            let target = target_in(&part, *target);
             gradient(logits, sharpness, target, row.log_total(), row.entropy(), *d_lp, *d_entropy);
         });
         let d_logits = Matrix::new(logits, tokens, part.len());
@@ -111,7 +125,7 @@ fn backward(
 
 /// Running sums of a token's distribution, over the parts of the vocabulary so far.
 #[derive(Clone, Copy)]
-struct RunningSums {
+pub(super) struct RunningSums {
     /// The largest score so far.
     most: f32,
     /// Σ e^(score − most)
@@ -129,6 +143,11 @@ impl Default for RunningSums {
 }
 
 impl RunningSums {
+    /// Of the target.
+    pub(super) fn log_probability(&self) -> f32 {
+        self.score - self.log_total()
+    }
+
     /// log Σ e^score
     fn log_total(&self) -> f32 {
         self.most + self.total.ln()
@@ -142,7 +161,7 @@ impl RunningSums {
 
 kernel! {
     /// Adds a part of a row's logits to its sums. `target` is out of range if it is in another part.
-    fn add_part(logits: &mut [f32], sharpness: f32, target: usize, row: &mut RunningSums) {
+    pub(super) fn add_part(logits: &mut [f32], sharpness: f32, target: usize, row: &mut RunningSums) {
         let most = (max(logits) * sharpness).max(row.most);
         if let Some(logit) = logits.get(target) {
             row.score = *logit * sharpness;

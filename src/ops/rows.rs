@@ -1,22 +1,41 @@
-//! Where the rows of a packed batch begin and end.
+//! Where the rows of a packed batch begin and end, and which of them continue another.
 
-/// Where packed rows begin and end.
+use std::ops::Range;
+
+/// Where packed rows begin and end. A row may have a prefix: an earlier row that it continues. Its tokens see those of the prefix
+/// and have the positions after them, so what several rows begin with is computed once.
 #[derive(Clone, Debug)]
 pub struct Rows {
     /// One more than there are rows; the last is N.
     offsets: Vec<usize>,
+    /// The row that each row continues.
+    prefixes: Vec<Option<usize>>,
 }
 
 impl Rows {
     /// Rows of these lengths, one after the other.
     pub fn new(lengths: impl IntoIterator<Item = usize>) -> Rows {
-        let mut offsets = vec![0];
-        let mut end = 0;
-        for length in lengths {
-            end += length;
-            offsets.push(end);
+        let mut rows = Rows { offsets: vec![0], prefixes: Vec::new() };
+        lengths.into_iter().for_each(|length| rows.push(length, None));
+        rows
+    }
+
+    /// Families of rows: each a prefix and the rows that continue it, given by their lengths.
+    pub fn of_families<R: IntoIterator<Item = usize>>(
+        families: impl IntoIterator<Item = (usize, R)>,
+    ) -> Rows {
+        let mut rows = Rows::new([]);
+        for (prefix, lengths) in families {
+            let row = rows.len();
+            rows.push(prefix, None);
+            lengths.into_iter().for_each(|length| rows.push(length, Some(row)));
         }
-        Rows { offsets }
+        rows
+    }
+
+    fn push(&mut self, length: usize, prefix: Option<usize>) {
+        self.offsets.push(self.tokens() + length);
+        self.prefixes.push(prefix);
     }
 
     /// The number of rows.
@@ -35,13 +54,40 @@ impl Rows {
     }
 
     /// The tokens of one row, as a range of 0..N.
-    pub fn range(&self, row: usize) -> std::ops::Range<usize> {
+    pub fn range(&self, row: usize) -> Range<usize> {
         self.offsets[row]..self.offsets[row + 1]
     }
 
-    /// Tokens of the longest row.
+    /// The tokens of the row's prefix; empty if it has none.
+    pub(super) fn prefix(&self, row: usize) -> Range<usize> {
+        self.prefixes[row].map_or(0..0, |prefix| self.range(prefix))
+    }
+
+    /// The position of the row's first token.
+    pub(super) fn first(&self, row: usize) -> usize {
+        self.prefix(row).len()
+    }
+
+    /// Positions of the row that reaches furthest.
     pub fn longest(&self) -> usize {
-        self.lengths().max().unwrap_or(0)
+        (0..self.len()).map(|row| self.first(row) + self.range(row).len()).max().unwrap_or(0)
+    }
+
+    /// Each row without a prefix, together with the rows that continue it.
+    pub(super) fn families(&self) -> Vec<Range<usize>> {
+        let mut families: Vec<Range<usize>> = Vec::new();
+        for (row, prefix) in self.prefixes.iter().enumerate() {
+            match families.last_mut() {
+                Some(family) if prefix.is_some() => family.end = row + 1,
+                _ => families.push(row..row + 1),
+            }
+        }
+        families
+    }
+
+    /// The same tokens, in one row for each of these ranges of rows.
+    pub(super) fn joined(&self, ranges: &[Range<usize>]) -> Rows {
+        Rows::new(ranges.iter().map(|rows| self.offsets[rows.end] - self.offsets[rows.start]))
     }
 
     pub(super) fn lengths(&self) -> impl Iterator<Item = usize> + '_ {
@@ -74,8 +120,8 @@ pub struct Spans {
 }
 
 impl Spans {
-    /// The runs as one range of positions per row.
-    pub fn new(ranges: impl IntoIterator<Item = std::ops::Range<usize>>) -> Spans {
+    /// The runs as one range per row, counted from the row's first token.
+    pub fn new(ranges: impl IntoIterator<Item = Range<usize>>) -> Spans {
         let ranges: Vec<_> = ranges.into_iter().collect();
         let rows = Rows::new(ranges.iter().map(|range| range.len()));
         Spans { firsts: ranges.into_iter().map(|range| range.start).collect(), rows }

@@ -157,6 +157,7 @@ fn logprobs(
 mod tests {
     use super::*;
     use crate::tests::model;
+    use model::Completions;
 
     fn prompts() -> Vec<Vec<u32>> {
         vec![vec![1, 87, 85, 71], vec![], vec![1, 87, 85, 71], vec![5; 20]]
@@ -177,17 +178,17 @@ mod tests {
                     assert!(prompt.is_empty());
                     continue;
                 };
-                let rows: Vec<Vec<u32>> = texts.iter().map(|text| [&prompt[..], text].concat()).collect();
+                let rows: Vec<(&[u32], &[u32])> = texts.iter().map(|text| (&prompt[..], &text[..])).collect();
+                let rows = Completions::new(&rows).unwrap();
                 let model = model();
                 let decoder = model.decoder(Purpose::Training { checkpointing: false }).unwrap();
-                let starts = vec![prompt.len(); rows.len()];
-                let scored = decoder.token_log_probabilities(&Packed::new(&rows), &starts, at).unwrap();
+                let scored = decoder.token_log_probabilities(&rows, at).unwrap();
                 let scored = scored.tensor().get(0).unwrap().to_vec1::<f32>().unwrap();
                 let totals = [scored[..2].to_vec(), scored[2..5].to_vec(), scored[5..].to_vec()];
                 for (mine, theirs) in chosen.logprobs.iter().zip(&totals[chosen.index]) {
                     assert!((mine - theirs).abs() < 1e-4, "{mine} {theirs}");
                 }
-                let raw = decoder.token_log_probabilities(&Packed::new(&rows), &starts, 1.0).unwrap();
+                let raw = decoder.token_log_probabilities(&rows, 1.0).unwrap();
                 let raw = raw.tensor().get(0).unwrap().to_vec1::<f32>().unwrap();
                 let mass = [&raw[..2], &raw[2..5], &raw[5..]].map(|text| text.iter().sum::<f32>().exp());
                 let mass = mass.iter().sum::<f32>();

@@ -261,7 +261,7 @@ fn pick(weights: &[f32], total: f32, random: &mut ChaCha8Rng) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{Compute, Packed};
+    use model::{Completions, Compute};
 
     pub(crate) fn model() -> Checkpoint {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/qwen3-tiny");
@@ -281,15 +281,13 @@ mod tests {
         for temperature in [1.0, 0.6] {
             let sampling = Sampling { temperature, top_p: 0.9, max_new_tokens: 20, ..Sampling::default() };
             let completions = draw_all(&sampling, &prompts());
-            let rows: Vec<Vec<u32>> = prompts()
-                .iter()
-                .zip(&completions)
-                .map(|(prompt, completion)| [prompt.clone(), completion.ids.clone()].concat())
-                .collect();
-            let starts: Vec<usize> = prompts().iter().map(Vec::len).collect();
+            let prompts = prompts();
+            let rows = prompts.iter().zip(&completions);
+            let rows: Vec<_> = rows.map(|(prompt, completion)| (&prompt[..], &completion.ids[..])).collect();
             let model = model();
             let decoder = model.decoder(Purpose::Training { checkpointing: false }).unwrap();
-            let scored = decoder.token_log_probabilities(&Packed::new(&rows), &starts, temperature).unwrap();
+            let rows = Completions::new(&rows).unwrap();
+            let scored = decoder.token_log_probabilities(&rows, temperature).unwrap();
             let scored = scored.tensor().get(0).unwrap().to_vec1::<f32>().unwrap();
             let recorded: Vec<f32> =
                 completions.iter().flat_map(|completion| completion.logprobs.clone()).collect();

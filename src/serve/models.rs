@@ -217,7 +217,7 @@ impl Models {
                     true => beside.checkpoint.with_adapter(path)?,
                     false => beside.checkpoint.base(),
                 };
-                let decoder = checkpoint.decoder_beside(&beside.decoder)?;
+                let decoder = checkpoint.decoder_beside(Purpose::Scoring, &beside.decoder)?;
                 (checkpoint, decoder)
             }
             None => {

@@ -76,7 +76,7 @@ const REPORT: usize = 20;
 impl Stage for Sft {
     const KIND: Kind = Kind {
         name: "sft",
-        version: 3,
+        version: 4,
         outputs: &[Output::new("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
         draws: true,

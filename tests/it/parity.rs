@@ -12,7 +12,9 @@ use triplay::grpo::{
     GrpoConfig, Pair, PairLoss, PreferenceConfig, Reference, Sample, ScaleRewards, StepReport,
     SupervisedConfig, advantages, gradients, preference_gradients, supervised_gradients,
 };
-use triplay::model::{Arguments, Checkpoint, Compute, FIXED_DAY, Message, Packed, Params, Purpose};
+use triplay::model::{
+    Arguments, Checkpoint, Completions, Compute, FIXED_DAY, Message, Packed, Params, Purpose,
+};
 use triplay::rollout::{Sampling, sample};
 use triplay::store::Seed;
 
@@ -93,7 +95,8 @@ fn check_model(folder: &Path) {
     assert!(logit_deviation < 2e-4, "logits differ by {logit_deviation}");
 
     let decoder = model.decoder(Purpose::Scoring).unwrap();
-    let scored = decoder.token_log_probabilities(&Packed::new(&sequences[..1]), &[1], 1.0).unwrap();
+    let text = Completions::of_text(&sequences[0]).unwrap();
+    let scored = decoder.token_log_probabilities(&text, 1.0).unwrap();
     let logprob_deviation = largest(&scored.tensor().get(0).unwrap(), &numbers["token_logprobs_0"]);
     assert!(logprob_deviation < 2e-4, "log-probabilities differ by {logprob_deviation}");
 
@@ -198,7 +201,7 @@ fn check_grpo(folder: &Path) {
             .zip(reference)
             .map(|(sample, row)| row[..sample.completion.len()].to_vec())
             .collect();
-        let reference = Reference::of_logprobs(reference);
+        let reference = Reference::Logprobs(reference);
         let mut worst = (0f64, 0f64);
         for micro_batch in [256, 3] {
             let gradient_checkpointing = micro_batch == 3;

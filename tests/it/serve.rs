@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use serde_json::{Value, json};
-use triplay::model::{Checkpoint, Compute, Packed, Purpose};
+use triplay::model::{Checkpoint, Completions, Compute, Purpose};
 use triplay::rollout::{self, Completion, Sampling};
 use triplay::store::Seed;
 
@@ -257,7 +257,8 @@ fn echoed_prompts_have_the_decoders_scores_as_evaluators_ask_for_them() {
     let prompts = [vec![1, 30, 41, 52, 30], vec![1, 60], (1..90).collect::<Vec<u32>>()];
     let scores = |temperature: f64| -> Vec<Vec<f32>> {
         let scored = |prompt: &Vec<u32>| {
-            let scored = decoder.token_log_probabilities(&Packed::new(&[prompt]), &[1], temperature).unwrap();
+            let text = Completions::of_text(prompt).unwrap();
+            let scored = decoder.token_log_probabilities(&text, temperature).unwrap();
             scored.tensor().get(0).unwrap().to_vec1::<f32>().unwrap()
         };
         prompts.iter().map(scored).collect()

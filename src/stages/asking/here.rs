@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::ReadyPrompt;
 use super::sampler::{Rendered, Report, Sampled, Sampler, Selected};
-use model::{Arguments, Checkpoint, FIXED_DAY, Message, Packed, Purpose, RenderedPrompt};
+use model::{Arguments, Checkpoint, Completions, FIXED_DAY, Message, Purpose, RenderedPrompt};
 use rollout::Sampling;
 use store::Seed;
 
@@ -146,9 +146,7 @@ impl Sampler for InProcess {
         let decoder = self.checkpoint.decoder(Purpose::Scoring)?;
         let temperature = if temperature == 0.0 { 1.0 } else { temperature };
         let score = |rows: &[(&[u32], &[u32])]| -> anyhow::Result<Vec<Vec<f32>>> {
-            let whole: Vec<Vec<u32>> = rows.iter().map(|(prompt, ids)| [*prompt, *ids].concat()).collect();
-            let starts: Vec<usize> = rows.iter().map(|(prompt, _)| prompt.len()).collect();
-            let scored = decoder.token_log_probabilities(&Packed::new(&whole), &starts, temperature)?;
+            let scored = decoder.token_log_probabilities(&Completions::new(rows)?, temperature)?;
             let scored: Vec<f32> = scored.tensor().get(0)?.to_dtype(candle_core::DType::F32)?.to_vec1()?;
             let mut left = &scored[..];
             Ok(rows

@@ -57,7 +57,7 @@ pub(crate) struct Update {
 impl Stage for Update {
     const KIND: Kind = Kind {
         name: "update",
-        version: 11,
+        version: 12,
         outputs: &[Output::evictable("model", "model"), Output::new("metrics", "metrics")],
         numerics: true,
         draws: true,
