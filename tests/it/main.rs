@@ -47,6 +47,7 @@ mod site;
 mod space;
 mod targets;
 mod terminal;
+mod training;
 mod turns;
 mod typos;
 mod undetermined;

@@ -11,7 +11,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, IntoDeserializer, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 
-pub(crate) use self::torch::{Computed, Job, check_torch, start, steps};
+pub(crate) use self::torch::{Job, check_torch, start, steps};
 use engine::CheckError;
 
 /// What computes the steps. It counts for the key: another trainer gives other last digits.

@@ -42,7 +42,7 @@ def check(name, decoder, batch, rows, loss, reference, expected):
         for parameter, theirs in expected["grad_norms"].items():
             worst[1] = max(worst[1], abs(trained[parameter].grad.norm().item() - theirs) / theirs)
     print(f"{name}: loss {worst[0]:.1e}, gradient norms {worst[1]:.1e} relative")
-    assert worst[0] < 1e-5 and worst[1] < 1e-3, name
+    assert worst[0] < 1e-5 and worst[1] < 1e-5, name
 
 
 def grpo(folder):

@@ -36,8 +36,9 @@ class Trainer:
 
     def cut(self, batch, rows, most, unit):
         """This process's micro-batches, each with whether it counts. All processes have as many: they meet in each."""
-        whole = micro_batches(batch, rows, most, unit, self.device.type == "cpu")
         count = self.state.num_processes
+        most = min(most, math.ceil(len(rows) / unit / count))
+        whole = micro_batches(batch, rows, most, unit, self.device.type == "cpu")
         own = [(rows, True) for rows in whole[self.state.process_index :: count]]
         return own + [(whole[-1], False)] * (math.ceil(len(whole) / count) - len(own))
 
