@@ -52,6 +52,8 @@ pub struct Answer {
     pub versions: BTreeMap<String, String>,
     /// Where it was computed.
     pub device: String,
+    /// The path of the worker's log.
+    pub log: String,
 }
 
 /// The report of a step; means are over completion tokens, as in triplay's own.

@@ -53,7 +53,8 @@ impl View for &Written {
 pub fn read(path: &Path, wanted: &Wanted, besides: &[&str]) -> Result<BTreeMap<String, Vec<f32>>, Trouble> {
     let wrong = |what: String| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        Trouble::new(format!("the worker's {name} {what}; nothing of it is used"))
+        let help = "the worker must be the one that triplay brings along: check PYTHONPATH, and `torch.python` in triplay.yaml";
+        Trouble::new(format!("the worker's {name} {what}; nothing of it is used")).help(help)
     };
     let numbers: usize = wanted.values().map(|shape| shape.iter().product::<usize>()).sum();
     let most = store::read::MAX_TEXT_BYTES + 4 * numbers as u64;
@@ -75,7 +76,7 @@ pub fn read(path: &Path, wanted: &Wanted, besides: &[&str]) -> Result<BTreeMap<S
         let (chunks, _) = tensor.data().as_chunks::<4>();
         let values: Vec<f32> = chunks.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-            let help = "lower the learning rate; the log may have warnings";
+            let help = "lower the learning rate";
             return Err(wrong(format!("must have finite numbers, found {value} in `{name}`")).help(help));
         }
         read.insert(name.clone(), values);

@@ -12,12 +12,18 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    pub(crate) fn new(what: impl Into<String>) -> Trouble {
+    /// An error that has neither log nor help yet.
+    pub fn new(what: impl Into<String>) -> Trouble {
         Trouble { what: what.into(), log: None, help: None }
     }
 
     pub(crate) fn help(self, help: impl Into<String>) -> Trouble {
         Trouble { help: Some(help.into()), ..self }
+    }
+
+    /// With the log's path, where that says more.
+    pub fn with_log(self, path: &str) -> Trouble {
+        self.log(String::new(), path.to_owned())
     }
 
     pub(crate) fn log(self, tail: String, path: String) -> Trouble {

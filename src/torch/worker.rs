@@ -174,7 +174,8 @@ impl Worker {
             };
             let (seconds, peak_bytes) = (line.seconds, line.peak_bytes);
             let (versions, device) = (self.versions.clone(), self.device.clone());
-            return Ok(Answer { reports, seconds, peak_bytes, versions, device });
+            let log = self.service.log().display().to_string();
+            return Ok(Answer { reports, seconds, peak_bytes, versions, device, log });
         }
     }
 

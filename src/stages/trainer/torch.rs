@@ -68,12 +68,14 @@ pub(crate) struct Computed {
     /// The report of each step, of the model before it.
     pub reports: Vec<StepReport>,
     folder: PathBuf,
+    /// The path of the worker's log.
+    log: String,
     /// Tokens a second and memory, for people.
     pub note: String,
 }
 
 /// Has the worker take the steps.
-pub(crate) fn steps(context: &mut Context, torch: &Torch, job: Job) -> anyhow::Result<Computed> {
+pub(crate) fn steps(context: &mut Context, settings: &Torch, job: Job) -> anyhow::Result<Computed> {
     let config = context.torch().map(read::<Config>).transpose();
     let config = config
         .map_err(|error| anyhow::anyhow!("torch.{}: {}", error.path, error.message))?
@@ -99,7 +101,7 @@ pub(crate) fn steps(context: &mut Context, torch: &Torch, job: Job) -> anyhow::R
         "loss": job.loss,
         "config": job.settings,
         "rates": job.rates,
-        "dtype": dtype(context, torch)?,
+        "dtype": dtype(context, settings)?,
         "model": policy(context, &job, &folder)?,
         "reference": reference,
         "state": job.state,
@@ -111,11 +113,11 @@ pub(crate) fn steps(context: &mut Context, torch: &Torch, job: Job) -> anyhow::R
     let answer = torch::ask(&config, &devices, &logs, asked, &mut watch)?;
     let reports: Vec<StepReport> = answer.reports.iter().map(report).collect();
     let is_finite = |report: &&StepReport| report.loss.is_finite() && report.grad_norm.is_finite();
-    anyhow::ensure!(
-        reports.len() == steps || (reports.len() < steps && reports.last().filter(is_finite).is_none()),
-        "the PyTorch worker must report {steps} steps, found {}",
-        reports.len()
-    );
+    let stopped = reports.len() < steps && reports.last().filter(is_finite).is_none();
+    if reports.len() != steps && !stopped {
+        let what = format!("the PyTorch worker must report {steps} steps, found {}", reports.len());
+        return Err(torch::Trouble::new(what).with_log(&answer.log).into());
+    }
     let tokens: usize = reports.iter().map(|report| report.tokens).sum();
     let (rate, memory) = (tokens as f64 / answer.seconds.max(1e-9), answer.peak_bytes as f64 / 1e9);
     context.record_served(json!({
@@ -126,7 +128,8 @@ pub(crate) fn steps(context: &mut Context, torch: &Torch, job: Job) -> anyhow::R
         "completion_tokens_per_second": rate,
         "peak_bytes": answer.peak_bytes,
     }));
-    Ok(Computed { reports, folder: out, note: format!("{rate:.0} tokens/s and {memory:.1} GB in PyTorch") })
+    let note = format!("{rate:.0} tokens/s and {memory:.1} GB in PyTorch");
+    Ok(Computed { reports, folder: out, log: answer.log, note })
 }
 
 impl Computed {
@@ -151,9 +154,13 @@ impl Computed {
                 moments.insert(format!("{name}.{part}"), vec![var.elem_count()]);
             }
         }
-        let weights = torch::read(&self.folder.join("weights.safetensors"), &weights, &[])?;
+        let read = |name: &str, wanted: &Wanted, besides: &[&str]| {
+            torch::read(&self.folder.join(name), wanted, besides)
+                .map_err(|trouble| trouble.with_log(&self.log))
+        };
+        let weights = read("weights.safetensors", &weights, &[])?;
+        read(STATE, &moments, &["step"])?;
         let state = self.folder.join(STATE);
-        torch::read(&state, &moments, &["step"])?;
         let optimizer = AdamW::load(&state, trained, config.clone())?;
         for ((_, var), values) in trained.iter().zip(weights.into_values()) {
             let values = Tensor::from_vec(values, var.shape(), &Device::Cpu)?;

@@ -9,7 +9,7 @@ lines = map(json.loads, open(sys.argv[1] + "/nodes.jsonl"))
 for line in sorted((line["node"], output["name"], output["digest"]) for line in lines for output in line["outputs"]): print(*line)
 ' "$1"; }
 result() { python3 -c 'import json, sys; print(json.load(sys.stdin)["results"])'; }
-digests "$("${run[@]}" --cache whole --json 2> whole.log | result)" > whole
+digests "$("${run[@]}" --cache whole --json 2> whole.log | result)" > whole.digests
 killed=0
 for nodes in 5 8 9 13; do
     "${run[@]}" --cache killed > killed.log 2>&1 &
@@ -22,6 +22,6 @@ done
 sleep 3
 left=$(pgrep -fc "triplay_torch $PWD" || true)
 digests "$("${run[@]}" --cache killed --json 2> killed.log | result)" > killed.digests
-cmp whole killed.digests
-echo "$by: killed $killed times, $left processes left, the same $(wc -l < whole) outputs"
+cmp whole.digests killed.digests
+echo "$by: killed $killed times, $left processes left, the same $(wc -l < whole.digests) outputs"
 [ "$left" = 0 ]
