@@ -6,15 +6,11 @@ use std::ffi::OsString;
 use std::io;
 use std::net::TcpListener;
 use std::ops::ControlFlow;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::ChildStdout;
-use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use supervise::log::{self, Log};
-use supervise::{End, Launch, Supervised, SupervisorReport};
+use supervise::{Launch, Service, find_program};
 
 use super::config::{Command, Config};
 use super::http::{Http, runtime};
@@ -29,16 +25,7 @@ pub(crate) struct Managed {
     pub base: Base,
     /// As written, for errors.
     command: String,
-    log: PathBuf,
-    state: Mutex<State>,
-}
-
-struct State {
-    supervised: Supervised,
-    said: Receiver<String>,
-    /// Copies the output to the log's file.
-    _copying: Log,
-    report: Option<String>,
+    service: Mutex<Service>,
 }
 
 /// The servers of the process. The lock of an entry is held while its server starts, so that it is started once.
@@ -104,11 +91,9 @@ impl Managed {
         let folder = std::env::current_dir()?;
         let log = free_name(logs, name);
         let launch = Launch { program: &program, words: &words, variables: &variables, folder: &folder };
-        let (supervised, output, errors) = Supervised::start(&launch)?;
-        let state =
-            State { supervised, said: listen(output), _copying: Log::copy(errors, &log)?, report: None };
+        let service = Mutex::new(Service::start(&launch, log)?);
         let base = Base::parse(&format!("http://127.0.0.1:{port}")).map_err(io::Error::other)?;
-        Ok(Managed { base, command: shown(command), log, state: Mutex::new(state) })
+        Ok(Managed { base, command: shown(command), service })
     }
 
     /// Waits until the server answers.
@@ -149,47 +134,19 @@ impl Managed {
 
     /// The error of a server that has ended.
     pub(crate) fn ended(&self) -> Option<Trouble> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if !state.supervised.has_ended() {
-            return None;
-        }
-        if state.report.is_none() {
-            state.report = state.said.recv_timeout(LOOK).ok();
-        }
-        let end = state.report.as_deref().and_then(SupervisorReport::parse).map(|report| report.end);
-        let how = match end {
-            Some(End::Code(code)) => format!(" with exit code {code}"),
-            Some(End::Signal(signal)) => format!(", killed by signal {signal}"),
-            Some(End::Unstarted(error)) => format!(": {}", io::Error::from_raw_os_error(error)),
-            None => String::new(),
-        };
-        drop(state);
+        let how = self.service().ended()?.to_string();
         let (log, tail) = self.log_tail();
         Some(Trouble::Ended { command: self.command.clone(), how, log, tail })
     }
 
     fn log_tail(&self) -> (String, String) {
-        (self.log.display().to_string(), log::tail(&self.log).unwrap_or_default())
+        let service = self.service();
+        (service.log().display().to_string(), service.log_tail())
     }
-}
 
-impl Drop for Managed {
-    fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        state.supervised.terminate();
-        state.supervised.wait();
+    fn service(&self) -> MutexGuard<'_, Service> {
+        self.service.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Receives the supervisor's report when it ends.
-fn listen(mut output: ChildStdout) -> Receiver<String> {
-    let (sender, said) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut text = String::new();
-        let _ = io::Read::read_to_string(&mut output, &mut text);
-        let _ = sender.send(text);
-    });
-    said
 }
 
 /// A command as written.
@@ -210,19 +167,6 @@ fn words(command: &Command, model: &str, port: u16) -> Vec<String> {
         }
         Command::Program(words) => words.iter().map(|word| fill(word, model)).collect(),
     }
-}
-
-/// Finds a program on PATH, as a shell would.
-fn find_program(name: &str) -> io::Result<PathBuf> {
-    if name.contains('/') {
-        return std::path::absolute(name);
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let is_program = |file: &PathBuf| {
-        file.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
-    };
-    let mut found = std::env::split_paths(&path).map(|folder| folder.join(name));
-    found.find(is_program).ok_or_else(|| io::Error::other(format!("there is no program `{name}` on PATH")))
 }
 
 /// A name for a log that is not there yet.

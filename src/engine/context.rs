@@ -95,6 +95,11 @@ impl Context<'_> {
         Ok(Some(Endpoint { name, entry, model }))
     }
 
+    /// What the site file says of the trainer `torch`.
+    pub fn torch(&self) -> Option<&serde_json::Value> {
+        self.job.torch.as_ref()
+    }
+
     fn content(&self, place: &Place) -> Option<&Content> {
         self.job.inputs.get(place.number?)
     }

@@ -55,6 +55,8 @@ pub struct Graph {
     pub served: Vec<Served>,
     /// What the site file says of each endpoint.
     pub endpoints: BTreeMap<String, Value>,
+    /// What the site file says of the trainer `torch`.
+    pub torch: Option<Value>,
     /// Warnings of settings that are allowed and yet probably a mistake, with their places.
     pub warnings: Vec<String>,
 }

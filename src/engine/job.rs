@@ -62,6 +62,9 @@ pub struct Job {
     /// What the site file says of the endpoints that its inputs are used through.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub endpoints: BTreeMap<String, Value>,
+    /// What the site file says of the trainer `torch`, for a stage that may use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub torch: Option<Value>,
     /// The numbers of the GPUs that it has to itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<u32>,

@@ -38,6 +38,7 @@ pub(crate) fn job_of_node<'a>(
         outputs: outputs.collect(),
         limits: Limits { timeout: call.policy.timeout, retry: call.policy.retry.clone() },
         endpoints: endpoints_of(graph, node),
+        torch: graph.torch.clone().filter(|_| call.decoded.params.get("trainer").is_some()),
         devices: Vec::new(),
         host_units: Vec::new(),
     })

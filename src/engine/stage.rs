@@ -284,8 +284,8 @@ impl Entry {
 /// Resolves a device and a number type to what results depend on, such as `cuda bf16`; the error lists the known ones.
 type Numerics = fn(device: &str, dtype: &str) -> Result<String, String>;
 
-/// Checks an entry of the site file under `endpoints:`.
-type CheckEndpoint = fn(&Value) -> Result<(), CheckError>;
+/// Checks a value of the site file.
+type CheckSite = fn(&Value) -> Result<(), CheckError>;
 
 /// The stage kinds that pipelines can name, and the devices and number types of models.
 #[derive(Default)]
@@ -294,7 +294,8 @@ pub struct Registry {
     /// The kind of a loop's `until`.
     until: Option<Entry>,
     numerics: Option<Numerics>,
-    endpoint: Option<CheckEndpoint>,
+    endpoint: Option<CheckSite>,
+    trainer: Option<(CheckSite, CheckSite)>,
     build: Option<&'static str>,
 }
 
@@ -318,12 +319,25 @@ impl Registry {
     }
 
     /// Sets the check of the site file's entries under `endpoints:`.
-    pub fn with_endpoints(self, check: CheckEndpoint) -> Registry {
+    pub fn with_endpoints(self, check: CheckSite) -> Registry {
         Registry { endpoint: Some(check), ..self }
+    }
+
+    /// Sets the checks of the site file's `trainer`, a default of the key of this name, and of `torch`, its settings.
+    pub fn with_trainers(self, trainer: CheckSite, torch: CheckSite) -> Registry {
+        Registry { trainer: Some((trainer, torch)), ..self }
     }
 
     pub(super) fn check_endpoint(&self, entry: &Value) -> Result<(), CheckError> {
         self.endpoint.map_or(Ok(()), |check| check(entry))
+    }
+
+    pub(super) fn check_trainer(&self, value: &Value) -> Result<(), CheckError> {
+        self.trainer.map_or(Ok(()), |(check, _)| check(value))
+    }
+
+    pub(super) fn check_torch(&self, value: &Value) -> Result<(), CheckError> {
+        self.trainer.map_or(Ok(()), |(_, check)| check(value))
     }
 
     /// Names the build that lacks kinds which pipelines may name, such as `a build without models`.

@@ -153,25 +153,36 @@ fn base(context: &Context, folder: &Path, compute: &Compute) -> anyhow::Result<A
     })
 }
 
-/// Writes a trained model and keeps it in memory: all of it, or its adapter with the files of the base beside it.
+/// Writes a trained model and keeps it in memory.
 pub(crate) fn publish(
     context: &mut Context,
     output: &'static str,
     trained: Checkpoint,
     from: Option<&Input<Model>>,
 ) -> anyhow::Result<()> {
-    let folder = context.output(output);
+    publish_at(context, &context.output(output), &trained, from)?;
+    // Files have f32. A model in f64 is read back, so that a run that was interrupted continues with the same bits. So is one that
+    // was trained elsewhere, without the weights of its base.
+    if trained.compute.dtype != DType::F64 && trained.params.bytes() > 0 {
+        let bytes = trained.bytes();
+        context.remember(output, trained, bytes);
+    }
+    Ok(())
+}
+
+/// Writes a trained model to a new folder: all of it, or its adapter with the files of the base beside it.
+pub(crate) fn publish_at(
+    context: &Context,
+    folder: &Path,
+    trained: &Checkpoint,
+    from: Option<&Input<Model>>,
+) -> anyhow::Result<()> {
     match (&trained.adapter, from) {
         (Some(_), Some(from)) => {
             let artifact = context.input(from)?;
-            trained.save_adapter(&folder, &artifact.path, context.is_blob(from))?;
+            trained.save_adapter(folder, &artifact.path, context.is_blob(from))?;
         }
-        _ => trained.save(&folder)?,
-    }
-    // Files have f32. A model in f64 is read back, so that a run that was interrupted continues with the same bits.
-    if trained.compute.dtype != DType::F64 {
-        let bytes = trained.bytes();
-        context.remember(output, trained, bytes);
+        _ => trained.save(folder)?,
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ mod rows;
 mod sandbox;
 mod sft;
 mod tokenizer;
+mod trainer;
 mod trial;
 mod turns;
 mod until;
@@ -38,6 +39,7 @@ pub fn registry() -> Registry {
     Registry::default()
         .with_numerics(numerics)
         .with_endpoints(asking::check_endpoint)
+        .with_trainers(trainer::check_trainer, trainer::check_torch)
         .with::<sandbox::Sandbox>()
         .with::<tokenizer::Tokenizer>()
         .with::<sft::Sft>()

@@ -1,15 +1,19 @@
 //! `sft`: trains a new model, or a given one, on prompts and completions.
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::artifact::{self, Model, SftRows, Vocabulary};
 use super::asking::Trainer;
+use super::trainer::{self, TrainedBy};
 use data::{self, MetricRow, SftRow};
 use engine::{CheckError, Context, Input, Kind, Output, Purpose, Stage, Views};
-use grpo::{SupervisedConfig, supervised_step};
+use grpo::{StepReport, SupervisedConfig, supervised_step, unguarded};
 use model::{Architecture, Checkpoint, LoraConfig, Params, Tokenizer};
 use optim::{AdamW, AdamWConfig, Schedule};
 
@@ -56,6 +60,9 @@ pub(crate) struct Sft {
     /// Keep only the activations between blocks and compute the others again: less memory for about a third more time.
     #[serde(default)]
     gradient_checkpointing: bool,
+    /// What computes the steps; this process by default.
+    #[serde(default, skip_serializing_if = "TrainedBy::is_here")]
+    trainer: TrainedBy,
 }
 
 fn default_batch() -> usize {
@@ -133,18 +140,69 @@ impl Stage for Sft {
         completions.iter_mut().for_each(|completion| completion.push(tokenizer.eos));
 
         let mut random = context.seed().stream("batches");
-        let mut optimizer = AdamW::new(checkpoint.trained(), self.optimizer.clone())?;
+        let mut draw = || (0..self.batch).map(|_| random.random_range(0..rows.len())).collect::<Vec<usize>>();
         let at = artifact::position(context);
+        let reported = |step: usize, report: &StepReport| {
+            let metric = |metric: &str, value: f64| MetricRow {
+                phase: format!("step {}", step + 1),
+                subject: "sft".into(),
+                metric: metric.into(),
+                value,
+                count: report.tokens as u64,
+                at: at.clone(),
+            };
+            let is_reported = step % REPORT == 0 || step + 1 == self.steps;
+            let all = [
+                metric("loss", report.loss),
+                metric("grad_norm", report.grad_norm),
+                metric("lr", self.rate(step)),
+            ];
+            all.into_iter().filter(move |_| is_reported)
+        };
+        let failed_at = |step: usize, left: &Path| {
+            format!("step {} of {} (the model before it is in {})", step + 1, self.steps, left.display())
+        };
         let mut metrics = Vec::new();
+        if let TrainedBy::Torch(torch) = &self.trainer {
+            let mut batch = torch::Batch::default();
+            prompts.iter().zip(&completions).for_each(|(prompt, completion)| batch.push(prompt, completion));
+            batch.order = (0..self.steps).map(|_| draw()).collect();
+            let job = trainer::Job {
+                loss: "sft",
+                settings: json!({
+                    "optimizer": self.optimizer,
+                    "max_grad_norm": self.max_grad_norm,
+                    "micro_batch": self.micro_batch,
+                    "gradient_checkpointing": self.gradient_checkpointing,
+                }),
+                batch,
+                rates: (0..self.steps).map(|step| self.rate(step)).collect(),
+                trained: &checkpoint,
+                from: self.model.as_ref(),
+                reference: None,
+                state: None,
+            };
+            let computed = trainer::steps(context, torch, job)?;
+            computed.put_into(checkpoint.trained(), &self.optimizer)?;
+            if let Err(error) = unguarded(1, |passes| Ok(computed.decide(passes))) {
+                let left = context.failure_path("model")?;
+                artifact::publish_at(context, &left, &checkpoint, self.model.as_ref())?;
+                return Err(error).context(failed_at(computed.reports.len() - 1, &left));
+            }
+            for (step, report) in computed.reports.iter().enumerate() {
+                metrics.extend(reported(step, report));
+            }
+            let loss = computed.reports.last().map_or(0.0, |report| report.loss);
+            context.progress(self.steps, self.steps, format!("loss {loss:.3}, {}", computed.note));
+            data::write(&context.output("metrics"), &metrics)?;
+            return artifact::publish(context, "model", checkpoint, self.model.as_ref());
+        }
+        let mut optimizer = AdamW::new(checkpoint.trained(), self.optimizer.clone())?;
         let (mut tokens, begun) = (0, std::time::Instant::now());
         for step in 0..self.steps {
-            let examples: Vec<(&[u32], &[u32])> = (0..self.batch)
-                .map(|_| {
-                    let row = random.random_range(0..rows.len());
-                    (&prompts[row][..], &completions[row][..])
-                })
-                .collect();
-            let lr = self.lr * self.schedule.factor(step, self.steps);
+            let examples: Vec<(&[u32], &[u32])> =
+                draw().into_iter().map(|row| (&prompts[row][..], &completions[row][..])).collect();
+            let lr = self.rate(step);
             let config = SupervisedConfig {
                 lr,
                 max_grad_norm: self.max_grad_norm,
@@ -158,31 +216,14 @@ impl Stage for Sft {
                     // The step that failed has not touched the parameters.
                     let left = context.failure_path("model")?;
                     checkpoint.save(&left)?;
-                    let (step, steps, left) = (step + 1, self.steps, left.display());
-                    return Err(error).with_context(|| {
-                        format!("step {step} of {steps} (the model before it is in {left})")
-                    });
+                    return Err(error).context(failed_at(step, &left));
                 }
             };
             tokens +=
                 examples.iter().map(|(prompt, completion)| prompt.len() + completion.len()).sum::<usize>();
             let rate = tokens as f64 / begun.elapsed().as_secs_f64();
             context.progress(step + 1, self.steps, format!("loss {:.3}, {rate:.0} tokens/s", report.loss));
-            if step % REPORT == 0 || step + 1 == self.steps {
-                let metric = |metric: &str, value: f64| MetricRow {
-                    phase: format!("step {}", step + 1),
-                    subject: "sft".into(),
-                    metric: metric.into(),
-                    value,
-                    count: report.tokens as u64,
-                    at: at.clone(),
-                };
-                metrics.extend([
-                    metric("loss", report.loss),
-                    metric("grad_norm", report.grad_norm),
-                    metric("lr", lr),
-                ]);
-            }
+            metrics.extend(reported(step, &report));
         }
         data::write(&context.output("metrics"), &metrics)?;
         artifact::publish(context, "model", checkpoint, self.model.as_ref())
@@ -200,11 +241,17 @@ impl Trainer for Sft {
 }
 
 impl Sft {
+    /// The learning rate of a step, from 0.
+    fn rate(&self, step: usize) -> f64 {
+        self.lr * self.schedule.factor(step, self.steps)
+    }
+
     /// The model before the first step, which training may change.
     fn start(&self, context: &Context) -> anyhow::Result<Checkpoint> {
         if let Some(model) = &self.model {
             let adapter = context.seed().child("adapter");
-            return Ok(artifact::model(context, model)?.to_train(self.lora.as_ref(), adapter)?);
+            let model = trainer::start(context, model, self.lora.as_ref(), &self.trainer)?;
+            return Ok(model.to_train(self.lora.as_ref(), adapter)?);
         }
         let (Some(init), Some(tokenizer)) = (&self.init, &self.tokenizer) else {
             anyhow::bail!(

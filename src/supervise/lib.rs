@@ -4,9 +4,11 @@
 mod family;
 mod interrupt;
 pub mod log;
+mod service;
 mod supervised;
 mod supervisor;
 
 pub use interrupt::on_interrupt;
+pub use service::{Ended, Service, find_program};
 pub use supervised::{Launch, Supervised, own_program};
 pub use supervisor::{End, LINGER, SupervisorReport, supervise};

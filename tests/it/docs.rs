@@ -1,4 +1,5 @@
-//! Checks the examples of `docs/first-pipeline.md`, `docs/pipelines.md`, `docs/data.md`, `docs/results.md` and the guides: writes their files, runs their
+//! Checks the examples of `docs/first-pipeline.md`, `docs/pipelines.md`, `docs/data.md`, `docs/serving.md`, `docs/training.md`,
+//! `docs/results.md` and the guides: writes their files, runs their
 //! commands, each section in a folder of its own, and compares the output with the page. `moving.rs` checks the pages on moving.
 //!
 //! A fenced block with `file=NAME` in its info string is a file. A `console` block has commands (`$ …`, for `sh`) and, below
@@ -47,6 +48,11 @@ fn the_page_on_data_says_what_is_true() {
 #[test]
 fn the_page_on_serving_says_what_is_true() {
     says_what_is_true("docs/serving.md", 6);
+}
+
+#[test]
+fn the_page_on_training_says_what_is_true() {
+    says_what_is_true("docs/training.md", 4);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 const LAYERS: &[&[&str]] = &[
     &["store", "kernels", "output", "template", "hub"],
     &["engine", "data", "ops", "supervise"],
-    &["exec", "runs", "model", "endpoint"],
+    &["exec", "runs", "model", "endpoint", "torch"],
     &["optim", "rollout", "game", "query"],
     &["grpo", "analysis", "serve"],
     &["stages"],

@@ -48,6 +48,7 @@ mod site;
 mod space;
 mod targets;
 mod terminal;
+mod training;
 mod turns;
 mod typos;
 mod undetermined;

@@ -374,6 +374,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("src/store/roots.rs", "a folder, to share it"),
     ("src/store/session.rs", "a folder, to lock it"),
     ("src/store/sharing.rs", "a folder, to share it"),
+    ("src/torch/pipes.rs", "two pipes that it made, with a bound"),
 ];
 
 #[test]

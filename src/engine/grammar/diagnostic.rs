@@ -29,6 +29,11 @@ pub struct At {
     pub length: usize,
 }
 
+impl At {
+    /// The place of a default of the site file: it is not in the pipeline.
+    pub(crate) const OF_SITE: At = At { line: 0, column: 1, length: 0 };
+}
+
 /// One error of a pipeline file: where, the line itself, what was expected, what to do.
 #[derive(Clone, Debug)]
 pub struct Diagnostic {

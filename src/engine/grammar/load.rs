@@ -66,6 +66,7 @@ pub(crate) struct Compiled {
     extends: Option<String>,
     resources: BTreeMap<String, Limit>,
     endpoints: BTreeMap<String, serde_json::Value>,
+    torch: Option<serde_json::Value>,
     /// The `--set`s, those of files too, as `name=value`.
     settings: Vec<String>,
     pub programs: Vec<(Program, GraphVariant)>,
@@ -172,6 +173,9 @@ pub(crate) fn compiled(
         Some(spec.resources.take()?.into_iter().chain(of_site).collect())
     });
     spec.endpoints = options.site.map(|site| site.endpoints.clone());
+    if let Some(trainer) = options.site.and_then(|site| site.trainer.as_ref()) {
+        spec.shared.add_of_site("trainer", trainer);
+    }
     let mut ablations = Cow::Borrowed(options.ablations);
     if let Some(extension) = &extension {
         extension.put_into(&own_errors, &mut spec);
@@ -257,7 +261,20 @@ pub(crate) fn compiled(
     let extends = base.as_ref().map(|(source, _)| source.text.clone());
     let source = base.map_or(own, |(source, _)| source);
     let settings = settings.into_iter().map(|setting| setting.text).collect();
-    Ok(Compiled { name, text, extends, resources, endpoints, settings, programs, outside, source, sections })
+    let torch = options.site.and_then(|site| site.torch.clone());
+    Ok(Compiled {
+        name,
+        text,
+        extends,
+        resources,
+        endpoints,
+        torch,
+        settings,
+        programs,
+        outside,
+        source,
+        sections,
+    })
 }
 
 /// Reads the keys of a stage from a file of its own, to be put into a pipeline. Under verbatim keys scalars are text.
@@ -274,8 +291,19 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
 
 /// Unrolls a checked pipeline.
 pub(crate) fn unrolled(path: &Path, options: &LoadOptions, compiled: Compiled) -> Result<Graph, Diagnostics> {
-    let Compiled { source, name, text, extends, resources, endpoints, settings, programs, outside, .. } =
-        compiled;
+    let Compiled {
+        source,
+        name,
+        text,
+        extends,
+        resources,
+        endpoints,
+        torch,
+        settings,
+        programs,
+        outside,
+        ..
+    } = compiled;
     let size = programs.iter().map(|(program, _)| unroll::size(&program.steps)).sum::<unroll::Size>();
     let too_much = |most: String| {
         let message = format!("the pipeline must unroll to at most {most}, found more");
@@ -291,7 +319,7 @@ pub(crate) fn unrolled(path: &Path, options: &LoadOptions, compiled: Compiled) -
         (name, value)
     };
     graph.variables = outside.variables.into_iter().map(value).collect();
-    (graph.served, graph.endpoints) = (outside.served, endpoints);
+    (graph.served, graph.endpoints, graph.torch) = (outside.served, endpoints, torch);
     for (program, variant) in programs {
         let prefix = variant.name().map_or(String::new(), |name| format!("{name}/"));
         if let Some(most) = unroll::unroll(&program, &prefix, &mut graph).beyond() {

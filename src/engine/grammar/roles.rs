@@ -1,10 +1,11 @@
 //! `roles:` and `defaults:`, keys that several stages share. They are put below the keys of a stage before it is decoded, as if
-//! they had been typed there: own keys first, then those of the role, then the defaults of the kind.
+//! they had been typed there: own keys first, then those of the role, then the defaults of the kind, then those of the site file.
 
 use std::cell::{LazyCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use super::diagnostic::At;
 use super::errors::Errors;
 use super::known::KnownKeys;
 use super::params::Substitution;
@@ -25,6 +26,8 @@ const OWN_KEYS: [&str; 3] = ["kind", "matrix", "publish"];
 pub(crate) struct Shared {
     roles: Vec<(Key, Tree)>,
     defaults: Vec<(Key, Tree)>,
+    /// Those of the site file, for every kind that knows the key.
+    of_site: Vec<(Key, Tree)>,
 }
 
 /// Where a role is used.
@@ -55,7 +58,13 @@ pub(crate) struct Filling<'a> {
 
 impl Shared {
     pub(crate) fn new(roles: Vec<(Key, Tree)>, defaults: Vec<(Key, Tree)>) -> Shared {
-        Shared { roles, defaults }
+        Shared { roles, defaults, of_site: Vec::new() }
+    }
+
+    /// Adds a default of the site file.
+    pub(crate) fn add_of_site(&mut self, key: &str, value: &serde_json::Value) {
+        let value = Tree::of_json(value, At::OF_SITE);
+        self.of_site.push((Key { name: key.to_owned(), at: At::OF_SITE }, value));
     }
 }
 
@@ -153,6 +162,11 @@ impl<'a> Filling<'a> {
             let is_of_kind = |key: &str| !COMMON_KEYS.contains(&key) && (key != ROLE || places.is_empty());
             for (key, value) in under.iter().filter(|(key, _)| is_of_kind(&key.name)) {
                 put(own, key, value, keys.get(key.name.as_str()).copied(), &of_kind);
+            }
+            for (key, value) in &self.shared.of_site {
+                if keys.contains_key(key.name.as_str()) {
+                    put(own, key, value, None, &of_kind);
+                }
             }
         }
         Some(body)

@@ -135,9 +135,11 @@ impl Writer<'_> {
         let fields = decoded.and_then(Json::as_object);
         // An input is read as something else.
         let is_same = |fields: &&serde_json::Map<String, Json>| {
-            entries
-                .iter()
-                .all(|(key, value)| fields.contains_key(&key.name) || matches!(value.value, Value::Null))
+            // The stage itself is none. It may leave out a default that it was given.
+            depth == 1
+                || entries
+                    .iter()
+                    .all(|(key, value)| fields.contains_key(&key.name) || matches!(value.value, Value::Null))
         };
         for (key, value) in fields.filter(is_same).into_iter().flatten() {
             if !value.is_null() && tree.get(key).is_none() {
@@ -183,6 +185,9 @@ impl Writer<'_> {
 
     /// Where a value was typed, and the parameter that stands there.
     fn origin(&self, at: At) -> String {
+        if at == At::OF_SITE {
+            return "the site file".into();
+        }
         let source = &self.file.source;
         let place = format!("{}:{}", source.path.display(), at.line);
         let typed = source.text_at(at);

@@ -1,10 +1,11 @@
-//! The *site file*: what a place has, as opposed to what an experiment does. Nothing of it counts for a key.
+//! The *site file*: what a place has, as opposed to what an experiment does. Nothing of it counts for a key, except `trainer`, which
+//! is a default of the stages that train.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::decode;
-use super::diagnostic::{Diagnostic, Diagnostics};
+use super::diagnostic::{At, Diagnostic, Diagnostics};
 use super::errors::Errors;
 use super::load::is_linked;
 use super::policy::{self, Place};
@@ -13,7 +14,7 @@ use super::spec::Reader;
 use super::tree::{Key, Tree, Value};
 use super::wording;
 use crate::resources::Limit;
-use crate::stage::Registry;
+use crate::stage::{CheckError, Registry};
 
 /// The name of the site file beside a pipeline.
 pub const SITE_FILE: &str = "triplay.yaml";
@@ -25,11 +26,16 @@ pub struct Site {
     pub resources: BTreeMap<String, Limit>,
     /// Where models behind servers are asked, by the names that pipelines use.
     pub endpoints: BTreeMap<String, serde_json::Value>,
+    /// What computes the steps of stages that do not say it: it is put below their keys, as if it were written there.
+    pub trainer: Option<serde_json::Value>,
+    /// The Python and the devices of the trainer `torch`.
+    pub torch: Option<serde_json::Value>,
 }
 
 impl Site {
     /// A place that says nothing.
-    pub const BARE: &Site = &Site { resources: BTreeMap::new(), endpoints: BTreeMap::new() };
+    pub const BARE: &Site =
+        &Site { resources: BTreeMap::new(), endpoints: BTreeMap::new(), trainer: None, torch: None };
 
     /// Reads the site file beside a pipeline, if there is one. A pipeline of that name is none.
     pub fn beside(pipeline: &Path, registry: &Registry) -> Result<Site, Diagnostics> {
@@ -76,25 +82,37 @@ impl Site {
                 errors.at::<()>(tree.at, message);
             }
         }
-        reader.known_keys(tree, "a site file", &["resources", "endpoints"]);
+        reader.known_keys(tree, "a site file", &["resources", "endpoints", "trainer", "torch"]);
         let entries = tree.get("resources").map(|tree| reader.named(tree, "resources")).unwrap_or_default();
         let limit = |(key, tree): &(Key, Tree)| {
             Some((key.name.clone(), policy::read_limit(&errors, &key.name, tree, Place::Site)?))
         };
         let resources = entries.iter().filter_map(limit).collect();
         let entries = tree.get("endpoints").map(|tree| reader.named(tree, "endpoints")).unwrap_or_default();
-        let endpoint = |(key, tree): &(Key, Tree)| {
+        let checked = |name: &str,
+                       at: At,
+                       tree: &Tree,
+                       check: &dyn Fn(&serde_json::Value) -> Result<(), CheckError>| {
             let value = decode::json(tree, &[]);
-            if let Err(error) = registry.check_endpoint(&value) {
+            if let Err(error) = check(&value) {
                 let path: Vec<String> = error.keys().map(str::to_owned).collect();
-                let name = format!("endpoint `{}`", key.name);
-                let (at, message) = wording::check_error(&name, key.at, tree, &path, &error.message);
+                let (at, message) = wording::check_error(name, at, tree, &path, &error.message);
                 return errors.at(at, message);
             }
-            Some((key.name.clone(), value))
+            Some(value)
+        };
+        let endpoint = |(key, tree): &(Key, Tree)| {
+            let name = format!("endpoint `{}`", key.name);
+            Some((key.name.clone(), checked(&name, key.at, tree, &|value| registry.check_endpoint(value))?))
         };
         let endpoints = entries.iter().filter_map(endpoint).collect();
+        let trainer = tree
+            .get("trainer")
+            .and_then(|tree| checked("`trainer`", tree.at, tree, &|value| registry.check_trainer(value)));
+        let torch = tree
+            .get("torch")
+            .and_then(|tree| checked("`torch`", tree.at, tree, &|value| registry.check_torch(value)));
         errors.finish()?;
-        Ok(Site { resources, endpoints })
+        Ok(Site { resources, endpoints, trainer, torch })
     }
 }

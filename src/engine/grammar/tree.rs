@@ -52,6 +52,28 @@ impl Tree {
         Tree { value, at, spelling: None }
     }
 
+    /// The tree of a value, all of it at one place.
+    pub(crate) fn of_json(value: &serde_json::Value, at: At) -> Tree {
+        let value = match value {
+            serde_json::Value::Null => Value::Null,
+            serde_json::Value::Bool(is) => Value::Bool(*is),
+            serde_json::Value::Number(number) => match number.as_i64() {
+                Some(whole) => Value::Int(whole),
+                None => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            serde_json::Value::String(text) => Value::Text(text.clone()),
+            serde_json::Value::Array(items) => {
+                Value::List(items.iter().map(|item| Tree::of_json(item, at)).collect())
+            }
+            serde_json::Value::Object(fields) => {
+                let entry =
+                    |(name, value): (&String, _)| (Key { name: name.clone(), at }, Tree::of_json(value, at));
+                Value::Map(fields.iter().map(entry).collect())
+            }
+        };
+        Tree::new(value, at)
+    }
+
     /// The tree of a value parsed from `text`.
     fn of(parsed: Spanned<Parsed>, text: &str) -> Tree {
         let mut at = place(parsed.referenced);

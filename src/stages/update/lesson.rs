@@ -31,6 +31,8 @@ pub(crate) trait TrainingBatch {
     fn needs_reference(&self) -> bool;
     fn optimizer(&self) -> &AdamWConfig;
     fn iterations(&self) -> usize;
+    /// The batch and its loss for a trainer elsewhere.
+    fn for_torch(&self) -> Lesson;
     /// Trains on the batch, as long as the reports pass.
     fn step(
         &self,
@@ -43,6 +45,15 @@ pub(crate) trait TrainingBatch {
     fn step_metrics(&self, report: &StepReport, with_reference: bool, at: &Position) -> Vec<MetricRow>;
     /// The most important of them in a line.
     fn told(&self, metrics: &[MetricRow], report: &StepReport) -> String;
+}
+
+/// A batch and its loss for a trainer elsewhere.
+pub(crate) struct Lesson {
+    /// `grpo`, `dpo` or `ipo`.
+    pub loss: &'static str,
+    pub settings: serde_json::Value,
+    pub rows: torch::Batch,
+    pub lr: f64,
 }
 
 /// How far a server's log-probabilities are from the trainer's own, in nats per token.
@@ -115,6 +126,18 @@ impl TrainingBatch for RewardBatch<'_> {
 
     fn iterations(&self) -> usize {
         self.config.num_iterations
+    }
+
+    fn for_torch(&self) -> Lesson {
+        let mut rows = torch::Batch::default();
+        for row in self.rows.iter().filter(|row| row.sample.has_tokens()) {
+            let Some(advantage) = row.advantage else { continue };
+            rows.push(&row.sample.prompt_ids, &row.sample.completion_ids);
+            rows.old_logprobs.extend(&row.sample.logprobs);
+            rows.advantages.push(advantage as f32);
+            rows.finished.push(row.sample.finished);
+        }
+        Lesson { loss: "grpo", settings: serde_json::json!(self.config), rows, lr: self.config.lr }
     }
 
     fn step(

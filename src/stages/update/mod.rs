@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use self::algorithm::Algorithm;
 use self::guards::{Guards, Halted, Streaks, finite};
-use self::lesson::{RewardBatch, TrainingBatch};
+use self::lesson::{Lesson, RewardBatch, TrainingBatch};
 use self::metrics::{gap_metrics, halted_metrics, metric};
 use self::preferences::PreferenceBatch;
 use super::artifact::{self, Model, TrainingData};
@@ -21,9 +21,10 @@ use super::asking::Trainer;
 use super::prefer::Prefer;
 use super::reward::Reward;
 use super::rollouts::{Learner, Rollouts};
+use super::trainer::{self, TrainedBy};
 use analysis::{PASSED_THROUGH, UPDATE_NORM};
 use engine::{CheckError, Context, Feeder, Input, Kind, Output, Purpose, Stage, Upstream, Views};
-use grpo::{self, PairLoss, StepReport};
+use grpo::{self, PairLoss, StepGuard, StepReport};
 use model::LoraConfig;
 use optim::{AdamW, distance};
 
@@ -49,6 +50,9 @@ pub(crate) struct Update {
     lora: Option<LoraConfig>,
     /// The algorithm and its settings.
     algorithm: Algorithm,
+    /// What computes the step; this process by default.
+    #[serde(default, skip_serializing_if = "TrainedBy::is_here")]
+    trainer: TrainedBy,
     /// Limits that halt the phase. Without them, a loss or gradient that is not finite is an error.
     #[serde(default)]
     guards: Option<Guards>,
@@ -116,7 +120,7 @@ impl Stage for Update {
 
     fn run(&self, context: &mut Context) -> anyhow::Result<()> {
         let lesson = self.lesson(context)?;
-        let before = artifact::model(context, &self.model)?;
+        let before = trainer::start(context, &self.model, self.lora.as_ref(), &self.trainer)?;
         let at = artifact::position(context);
         let (role, count) = (lesson.role(), lesson.count());
         let mut metrics = lesson.metrics(&before.tokenizer.marks, &at);
@@ -141,13 +145,8 @@ impl Stage for Update {
             return before.at(context.position()).leave(context, "model");
         }
         let trained = before.to_train(self.lora.as_ref(), context.seed().child("adapter"))?;
-        let reference = match &self.reference {
-            _ if !lesson.needs_reference() && !self.guards.as_ref().is_some_and(Guards::needs_reference) => {
-                None
-            }
-            Some(reference) => Some(artifact::model(context, reference)?),
-            None => Some(Arc::new(trained.base())),
-        };
+        let needs_reference =
+            lesson.needs_reference() || self.guards.as_ref().is_some_and(Guards::needs_reference);
         let state = context.input(&self.model)?.path.join(OPTIMIZER);
         // A new adapter has other parameters than those that the state is for.
         let goes_on = before.adapter.is_some() == trained.adapter.is_some();
@@ -160,12 +159,36 @@ impl Stage for Update {
             true => before.trained().clone(),
             false => trained.trained().copy(&trained.compute)?,
         };
+        let computed = match &self.trainer {
+            TrainedBy::Here => None,
+            TrainedBy::Torch(torch) => {
+                let Lesson { loss, settings, rows, lr } = lesson.for_torch();
+                let job = trainer::Job {
+                    loss,
+                    settings,
+                    batch: rows,
+                    rates: vec![lr; lesson.iterations()],
+                    trained: &trained,
+                    from: Some(&self.model),
+                    reference: needs_reference.then_some(self.reference.as_ref()),
+                    state: (goes_on && model::is_there(&state)?).then_some(state),
+                };
+                Some(trainer::steps(context, torch, job)?)
+            }
+        };
+        let reference = match &self.reference {
+            _ if !needs_reference || computed.is_some() => None,
+            Some(reference) => Some(artifact::model(context, reference)?),
+            None => Some(Arc::new(trained.base())),
+        };
+        let mut step = |passes: &mut StepGuard| match &computed {
+            None => lesson.step(&trained, reference.as_deref(), &mut optimizer, passes),
+            Some(computed) => Ok(computed.decide(passes)),
+        };
         let mut tripped = Vec::new();
         let mut streaks = Streaks::default();
         let report = match &self.guards {
-            None => grpo::unguarded(lesson.iterations(), |passes| {
-                lesson.step(&trained, reference.as_deref(), &mut optimizer, passes)
-            })?,
+            None => grpo::unguarded(lesson.iterations(), step)?,
             Some(guards) => {
                 let before = Streaks::before(context, &context.input(&self.model)?.path)?;
                 let position = context.position();
@@ -181,11 +204,11 @@ impl Stage for Update {
                     };
                     tripped.is_empty()
                 };
-                lesson.step(&trained, reference.as_deref(), &mut optimizer, &mut passes)?
+                step(&mut passes)?
             }
         };
 
-        metrics.extend(lesson.step_metrics(&report, reference.is_some(), &at));
+        metrics.extend(lesson.step_metrics(&report, needs_reference, &at));
         if let Some(guards) = &self.guards {
             let batches = guards.batches(&tripped);
             metrics.extend(halted_metrics(role, count, &tripped, batches, &at));
@@ -198,9 +221,14 @@ impl Stage for Update {
                 return halted.hand_on(context, "model", back);
             }
         }
+        let mut told = lesson.told(&metrics, &report);
+        if let Some(computed) = &computed {
+            optimizer = computed.put_into(trained.trained(), lesson.optimizer())?;
+            told += &format!(", {}", computed.note);
+        }
         metrics.push(metric("update", role, UPDATE_NORM, distance(&start, trained.trained())?, count, &at));
         data::write(&context.output("metrics"), &metrics)?;
-        context.progress(1, 1, lesson.told(&metrics, &report));
+        context.progress(1, 1, told);
         artifact::publish(context, "model", trained, Some(&self.model))?;
         streaks.leave(context, "model")?;
         Ok(optimizer.save(&context.output("model").join(OPTIMIZER))?)

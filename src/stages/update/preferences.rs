@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::lesson::TrainingBatch;
+use super::lesson::{Lesson, TrainingBatch};
 use super::metrics::{metric, share};
 use data::{MetricRow, Position, PreferenceRow};
 use grpo::{Pair, PairLoss, PreferenceConfig, StepGuard, StepReport, preference_step};
@@ -84,6 +84,19 @@ impl TrainingBatch for PreferenceBatch<'_> {
 
     fn iterations(&self) -> usize {
         self.config.num_iterations
+    }
+
+    fn for_torch(&self) -> Lesson {
+        let mut rows = torch::Batch::default();
+        for row in self.rows.iter().filter(is_pair) {
+            rows.push(&row.prompt_ids, &row.chosen_ids);
+            rows.push(&row.prompt_ids, &row.rejected_ids);
+        }
+        let loss = match self.loss {
+            PairLoss::Dpo => "dpo",
+            PairLoss::Ipo => "ipo",
+        };
+        Lesson { loss, settings: serde_json::json!(self.config), rows, lr: self.config.lr }
     }
 
     fn step(
