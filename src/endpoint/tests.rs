@@ -179,7 +179,7 @@ fn what_does_not_pass_in_time_fails_with_its_cause() {
     let (busy, _) = failure(|_, _| Say::Json(429, json!({}), "retry-after: 3600\r\n"), short);
     assert_eq!(
         busy,
-        "URL asks to wait 60 min, longer than `timeout.retry` of 300 ms: status 429\n  help: finished rows are kept; run again then, \
+        "URL asks to wait 60 min, longer than `timeout.retry` of 300 ms: status 429: {}\n  help: finished rows are kept; run again then, \
          or raise `timeout.retry` of the endpoint"
     );
 }
