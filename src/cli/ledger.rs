@@ -190,6 +190,9 @@ impl RunProgress {
             // Jobs in processes of their own outlive a run that is killed, but not one that is interrupted. They are ended
             // last, because the run would count them as failed.
             engine::end_processes();
+            // Servers outlive this process, and would keep its adapters.
+            #[cfg(feature = "models")]
+            crate::stages::unload_adapters();
             std::process::exit(130);
         })
         .context("cannot listen for Ctrl-C")

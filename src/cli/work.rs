@@ -13,6 +13,9 @@ use output::eprintln;
 pub(crate) fn command(args: &WorkArgs) -> anyhow::Result<ExitCode> {
     let listens = on_interrupt(|| {
         keep_unfinished().iter().for_each(|line| eprintln!("  {line}"));
+        // Servers outlive this process, and would keep its adapters.
+        #[cfg(feature = "models")]
+        crate::stages::unload_adapters();
         std::process::exit(130);
     });
     listens.context("cannot listen for Ctrl-C")?;

@@ -11,6 +11,7 @@ use hyper::body::Bytes;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::adapter::Adapter;
 use super::http::{Broken, Reply};
 use super::served::Usage;
 use super::server::Server;
@@ -29,6 +30,8 @@ pub enum Failure {
     Trouble(Trouble),
     /// The prompt is too long: another row may have an answer.
     TooLong(Trouble),
+    /// A filter of the provider stopped the answer, which is not the model's then: another row may have an answer.
+    Filtered,
     /// Asking was stopped meanwhile.
     Stopped,
 }
@@ -77,15 +80,26 @@ pub struct Call {
     pub(crate) server: Arc<Server>,
     /// The name that the server has for the model, or for the adapter.
     pub(crate) model: Arc<str>,
-    /// Becomes true when asking is to stop.
-    pub(crate) stop: watch::Receiver<bool>,
-    /// What the row took so far.
-    usage: Mutex<Usage>,
+    /// The adapter, if the model is one.
+    pub(crate) adapter: Option<Arc<Adapter>>,
+    /// Becomes true when asking is to stop, for all rows.
+    stop: Arc<watch::Sender<bool>>,
+    answers: Mutex<Answers>,
+}
+
+/// What a row's answers said so far.
+#[derive(Clone, Default)]
+struct Answers {
+    usage: Usage,
+    /// The name of the model that answered.
+    model: Option<String>,
 }
 
 /// What happened to a request.
 enum Outcome {
     Answer(Value),
+    /// The server says that it does not have the adapter.
+    Unloaded(Failure),
     /// May pass: why, whether the server is overloaded, and when to try again.
     Passing {
         why: String,
@@ -96,17 +110,41 @@ enum Outcome {
 }
 
 impl Call {
-    pub(crate) fn new(server: Arc<Server>, model: Arc<str>, stop: watch::Receiver<bool>) -> Call {
-        Call { server, model, stop, usage: Mutex::default() }
+    pub(crate) fn new(
+        server: Arc<Server>,
+        model: Arc<str>,
+        adapter: Option<Arc<Adapter>>,
+        stop: Arc<watch::Sender<bool>>,
+    ) -> Call {
+        Call { server, model, adapter, stop, answers: Mutex::default() }
     }
 
-    fn usage_mut(&self) -> MutexGuard<'_, Usage> {
-        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the row took.
     pub(crate) fn usage(&self) -> Usage {
-        *self.usage_mut()
+        self.answers().usage
+    }
+
+    /// The name of the model that answered, where answers tell it.
+    pub(crate) fn answered(&self) -> Option<String> {
+        self.answers().model.clone()
+    }
+
+    async fn stopped(&self) {
+        // Never an error: the sender is this call's too.
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    /// A failure that ends asking. Said before the next request gets this one's turn, so that none follows.
+    fn last(&self, failure: impl Into<Failure>) -> Failure {
+        let failure = failure.into();
+        if matches!(failure, Failure::Trouble(_)) {
+            self.stop.send_replace(true);
+        }
+        failure
     }
 
     /// An answer that cannot be used.
@@ -121,37 +159,65 @@ impl Call {
 
     /// Posts a body that asks for at most `completion` tokens. Failures that may pass are repeated.
     pub(crate) async fn post(&self, url: &str, body: &Value, completion: usize) -> Result<Value, Failure> {
+        let read = |bytes: &[u8]| serde_json::from_slice(bytes).map_err(|error| error.to_string());
+        self.exchange(url, body, completion, read).await
+    }
+
+    /// Posts a body whose answer is words for people.
+    pub(crate) async fn tell(&self, url: &str, body: &Value) -> Result<(), Failure> {
+        self.exchange(url, body, 0, |_| Ok(Value::Null)).await.map(drop)
+    }
+
+    async fn exchange(
+        &self,
+        url: &str,
+        body: &Value,
+        completion: usize,
+        read: fn(&[u8]) -> Result<Value, String>,
+    ) -> Result<Value, Failure> {
         let server = &*self.server;
         let bytes = Bytes::from(serde_json::to_vec(body).map_err(|error| self.bad(error.to_string()))?);
         // About four bytes a token.
         let expected = (bytes.len() / 4 + completion) as f64;
-        let (mut first, mut wait) = (None, BACK_OFF.0);
+        let (mut first, mut wait, mut is_loaded_again) = (None, BACK_OFF.0, false);
         loop {
+            let turn = tokio::select! {
+                turn = server.pace.turn(expected) => turn,
+                () = self.stopped() => return Err(Failure::Stopped),
+            };
             if *self.stop.borrow() {
                 return Err(Failure::Stopped);
             }
-            let turn = server.pace.turn(expected).await;
             let asked = Instant::now();
             let sent = server.http.send(url, Some(bytes.clone())).await;
             Counts::add(&server.counts.requests, 1);
-            match self.outcome(url, body, sent) {
+            match self.outcome(url, body, sent, read) {
                 Outcome::Answer(answer) => {
                     let usage = usage_of(&answer);
                     server.pace.answered(&turn, expected, usage.tokens());
                     server.answered();
-                    *self.usage_mut() += usage;
+                    self.answers().usage += usage;
                     server.counts.take(usage);
-                    self.check_model(&answer)?;
+                    self.check_model(&answer).map_err(|trouble| self.last(trouble))?;
                     return Ok(answer);
                 }
-                Outcome::Failed(failure) => return Err(failure),
+                Outcome::Failed(failure) => return Err(self.last(failure)),
+                Outcome::Unloaded(failure) => {
+                    // Another process that shares the server has unloaded it.
+                    let Some(adapter) = self.adapter.as_ref().filter(|_| !is_loaded_again) else {
+                        return Err(self.last(failure));
+                    };
+                    drop(turn);
+                    adapter.clone().ensure().await.map_err(|trouble| self.last(trouble))?;
+                    is_loaded_again = true;
+                }
                 Outcome::Passing { why, overloaded, after } => {
                     if overloaded {
                         server.pace.overloaded(&turn);
                     }
                     drop(turn);
                     if let Some(ended) = server.ended() {
-                        return Err(ended.into());
+                        return Err(self.last(ended));
                     }
                     let begun = *first.get_or_insert_with(Instant::now);
                     // While others are answered, a server that is only busy is waited for.
@@ -160,21 +226,23 @@ impl Call {
                     // A server that answers others is back soon.
                     let longest = if server.last_answer() >= asked { BRIEF } else { BACK_OFF.1 };
                     wait = (wait * 2).min(longest);
-                    if since.elapsed() + pause > server.retry {
-                        let url = server.base.to_string();
-                        return Err(Trouble::Exhausted { url, after: since.elapsed(), why }.into());
-                    }
+                    server.may_wait(since, pause, after, &why).map_err(|trouble| self.last(trouble))?;
                     Counts::add(&server.counts.retries, 1);
                     server.failed(&why);
-                    let mut stop = self.stop.clone();
-                    // An error is the end of the pause, as is a sender that is gone.
-                    let _ = tokio::time::timeout(pause, stop.wait_for(|stop| *stop)).await;
+                    // An error is the end of the pause.
+                    let _ = tokio::time::timeout(pause, self.stopped()).await;
                 }
             }
         }
     }
 
-    fn outcome(&self, url: &str, body: &Value, sent: Result<Reply, Broken>) -> Outcome {
+    fn outcome(
+        &self,
+        url: &str,
+        body: &Value,
+        sent: Result<Reply, Broken>,
+        read: fn(&[u8]) -> Result<Value, String>,
+    ) -> Outcome {
         let server = &*self.server;
         let reply = match sent {
             Ok(reply) => reply,
@@ -194,7 +262,7 @@ impl Call {
             }
         };
         if reply.status.is_success() {
-            return match serde_json::from_slice(&reply.body) {
+            return match read(&reply.body) {
                 Ok(answer) => Outcome::Answer(answer),
                 Err(error) => Outcome::Failed(self.bad(format!("it must be JSON, but {error}"))),
             };
@@ -212,23 +280,33 @@ impl Call {
             return Outcome::Passing { why, overloaded, after: reply.retry_after };
         }
         let (base, status) = (server.base.to_string(), reply.status.as_u16());
-        Outcome::Failed(match reply.status {
+        let is_unloaded =
+            self.adapter.is_some() && matches!(status, 400 | 404) && said.contains(&*self.model);
+        let failure = match reply.status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => server.refuses_key(status, words).into(),
             _ if is_too_long(&reply.body, &said) => {
                 Failure::TooLong(Trouble::TooLong { url: base, context: server.context, words })
             }
-            StatusCode::NOT_FOUND if said.contains("model") => {
+            _ if error_code(&reply.body) == CONTENT_FILTER => Failure::Filtered,
+            // A server that loads an adapter speaks of the adapter.
+            StatusCode::NOT_FOUND if said.contains("model") && body["lora_name"].is_null() => {
                 Trouble::NoModel { url: base, model: self.model.to_string(), models: server.models.clone() }
                     .into()
             }
             _ => Trouble::Refused { url: url.to_owned(), status, words }.into(),
-        })
+        };
+        match failure {
+            Failure::Trouble(_) if is_unloaded => Outcome::Unloaded(failure),
+            failure => Outcome::Failed(failure),
+        }
     }
 
     /// Ensures that the model that was asked answered, or, of servers that call it otherwise, always the same.
-    fn check_model(&self, answer: &Value) -> Result<(), Failure> {
+    fn check_model(&self, answer: &Value) -> Result<(), Trouble> {
         let Some(found) = answer["model"].as_str() else { return Ok(()) };
-        self.server.check_model(&self.model, found).map_err(Failure::from)
+        self.server.check_model(&self.model, found)?;
+        self.answers().model = Some(found.to_owned());
+        Ok(())
     }
 }
 
@@ -271,13 +349,19 @@ fn said(body: &[u8]) -> String {
     text.unwrap_or_else(|| value.to_string())
 }
 
+/// What providers call an answer, or a prompt, that their filter stopped.
+pub(crate) const CONTENT_FILTER: &str = "content_filter";
+
+/// The code of an error, or its type where it has none in words.
+fn error_code(body: &[u8]) -> String {
+    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    let error = &value["error"];
+    error["code"].as_str().or(error["type"].as_str()).unwrap_or_default().to_owned()
+}
+
 /// Whether an error says that prompt and completion do not fit into the context.
 fn is_too_long(body: &[u8], said: &str) -> bool {
-    let code = serde_json::from_slice::<Value>(body).ok();
-    let of = |key: &str| {
-        code.as_ref().and_then(|value| value["error"][key].as_str()).unwrap_or_default().to_owned()
-    };
-    if of("code") == "context_length_exceeded" || of("type") == "exceed_context_size_error" {
+    if matches!(&*error_code(body), "context_length_exceeded" | "exceed_context_size_error") {
         return true;
     }
     let said = said.to_lowercase();

@@ -2,23 +2,24 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 use store::Digest;
 use tokio::sync::watch;
 
 use super::adapter::Loaded;
-use super::call::{Call, Counts, Failure};
-use super::config::{Config, Kind};
+use super::call::{Call, Counts};
+use super::config::Config;
 use super::http::runtime;
 use super::kind::{Capabilities, Needs};
 use super::managed::Managed;
-use super::question::{Model, Prompt};
+use super::question::Model;
+use super::rows::Tasks;
 use super::served::Served;
 use super::server::Server;
-use super::trouble::{Lack, Trouble};
+use super::trouble::Trouble;
 use super::url::Base;
 
 /// How often the caller is asked whether to go on.
@@ -33,6 +34,8 @@ pub struct Endpoint {
     /// As the server names it; the adapter's name with an adapter.
     pub(crate) model: Arc<str>,
     pub(crate) adapter: Option<Arc<Loaded>>,
+    /// The digest of the model's files, where they are known.
+    pub(crate) content: Option<Digest>,
 }
 
 impl Endpoint {
@@ -66,14 +69,36 @@ impl Endpoint {
             Server::find(&of_name, &of_config, &of_model, &of_needs, base, managed).await
         })?;
         let served = config.served_name(&model.name).into();
-        Ok(Endpoint { server: Arc::new(server), asked: model.clone(), model: served, adapter: None })
+        Ok(Endpoint {
+            server: Arc::new(server),
+            asked: model.clone(),
+            model: served,
+            adapter: None,
+            content: None,
+        })
     }
 
     /// The same model with an adapter: it is loaded under its digest, unless the server has it, and unloaded when the last clone
-    /// of what is returned is dropped.
-    pub fn with_adapter(&self, folder: &Path, digest: Digest) -> Result<Endpoint, Trouble> {
-        let loaded = Loaded::load(&self.server, folder, digest)?;
-        Ok(Endpoint { model: digest.to_string().into(), adapter: Some(loaded), ..self.clone() })
+    /// of what is returned is dropped. `watch` as in [`Endpoint::open`].
+    pub fn with_adapter(
+        &self,
+        folder: &Path,
+        digest: Digest,
+        watch: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Endpoint, Trouble> {
+        let loaded = Loaded::load(&self.server, folder, digest, watch)?;
+        let endpoint = Endpoint { model: digest.to_string().into(), adapter: Some(loaded), ..self.clone() };
+        Ok(endpoint.of_content(digest))
+    }
+
+    /// The same model, known by the digest of its files: rows are kept under that, whatever name the server has for it.
+    pub fn of_content(self, digest: Digest) -> Endpoint {
+        Endpoint { content: Some(digest), ..self }
+    }
+
+    pub(crate) fn call(&self, stop: &Arc<watch::Sender<bool>>) -> Call {
+        let adapter = self.adapter.as_ref().map(|loaded| loaded.0.clone());
+        Call::new(self.server.clone(), self.model.clone(), adapter, stop.clone())
     }
 
     /// Keeps the server until the process ends, if triplay started it: another node may ask for the same model.
@@ -93,7 +118,7 @@ impl Endpoint {
             models: server.models.clone(),
             model: server.config.served_name(&self.asked.name).to_owned(),
             answered: server.answers(),
-            adapter: self.adapter.as_ref().map(|adapter| adapter.digest.to_string()),
+            adapter: self.adapter.as_ref().map(|adapter| adapter.digest().to_string()),
             logprobs_mode: server.capabilities.logprobs_mode,
             requests: Counts::of(&counts.requests),
             kept: Counts::of(&counts.kept),
@@ -120,40 +145,39 @@ impl Endpoint {
     pub fn trusts_logprobs(&self) -> bool {
         self.server.config.trust_logprobs
     }
+}
 
-    /// The token ids of a prompt, as the server makes them.
-    pub fn tokenize(&self, prompt: &Prompt) -> Result<Vec<u32>, Trouble> {
-        if !self.server.capabilities.can.ids || self.server.kind == Kind::OpenAi {
-            return Err(self.server.lacks(Lack::Ids));
-        }
-        let (_go_on, stop) = watch::channel(false);
-        let call = Call::new(self.server.clone(), self.model.clone(), stop);
-        match runtime().block_on(call.tokenize(prompt)) {
-            Ok(ids) => Ok(ids),
-            Err(Failure::Trouble(trouble) | Failure::TooLong(trouble)) => Err(trouble),
-            Err(Failure::Stopped) => Err(Trouble::Cancelled),
+/// Takes a lock while the caller is asked whether to go on.
+pub(crate) fn lock<'a, T>(
+    mutex: &'a Mutex<T>,
+    what: &str,
+    watch: &mut dyn FnMut(&str) -> ControlFlow<()>,
+) -> Result<MutexGuard<'a, T>, Trouble> {
+    loop {
+        match mutex.try_lock() {
+            Ok(held) => return Ok(held),
+            Err(TryLockError::Poisoned(held)) => return Ok(held.into_inner()),
+            Err(TryLockError::WouldBlock) if watch(what).is_continue() => std::thread::sleep(TICK),
+            Err(TryLockError::WouldBlock) => return Err(Trouble::Cancelled),
         }
     }
 }
 
 /// Runs something on the runtime's threads while the caller is asked whether to go on.
-fn wait<T: Send + 'static>(
+pub(crate) fn wait<T: Send + 'static>(
     what: &str,
     watch: &mut dyn FnMut(&str) -> ControlFlow<()>,
     work: impl Future<Output = Result<T, Trouble>> + Send + 'static,
 ) -> Result<T, Trouble> {
     let (sender, done) = mpsc::channel();
-    let task = runtime().spawn(async move {
+    let _task = Tasks(vec![runtime().spawn(async move {
         let _ = sender.send(work.await);
-    });
+    })]);
     loop {
         match done.recv_timeout(TICK) {
             Ok(outcome) => return outcome,
             Err(RecvTimeoutError::Timeout) if watch(what).is_continue() => {}
-            Err(_) => {
-                task.abort();
-                return Err(Trouble::Cancelled);
-            }
+            Err(_) => return Err(Trouble::Cancelled),
         }
     }
 }

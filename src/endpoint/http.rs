@@ -84,7 +84,7 @@ impl Http {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("triplay/", env!("CARGO_PKG_VERSION"))));
         if let Some(key) = key {
-            let mut value = HeaderValue::try_from(format!("Bearer {}", key.trim()))
+            let mut value = HeaderValue::try_from(format!("Bearer {key}"))
                 .map_err(|_| "the key must be printable text without line feeds, found other characters")?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);

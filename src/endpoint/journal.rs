@@ -1,11 +1,11 @@
 //! The answers of a node, kept as they come, by the digest of what was asked: the next try goes on where this one ended. A sealed
-//! line an answer, in one file that grows by appending. A process that is killed loses no answer that was appended, a machine
+//! line an answer, and one for each failure that took tokens, in one file that grows by appending. A process that is killed loses no answer that was appended, a machine
 //! that loses power at most those of the last 100 ms.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use store::{Digest, is_sealed, read, seal};
 
+use super::question::Model;
 use super::served::Usage;
 use super::trouble::Trouble;
 
@@ -46,6 +47,12 @@ pub(crate) struct Lines {
 struct State {
     /// Where the line of each answer is, and how long it is. The answers themselves stay in the file.
     lines: HashMap<Digest, (u64, u32)>,
+    /// What failures took, by the digest of what was asked.
+    lost: HashMap<Digest, Usage>,
+    /// What all lines took, by endpoint.
+    spent: HashMap<String, Usage>,
+    /// The names of the models that answered, by what was asked.
+    answered: Vec<(Model, String)>,
     end: u64,
     /// Whether something was appended since it was last made durable.
     dirty: bool,
@@ -53,33 +60,49 @@ struct State {
     failed: Option<String>,
 }
 
-/// A line.
-#[derive(Serialize)]
-struct Kept<'a, A> {
-    asked: Digest,
-    answer: &'a A,
-    usage: Usage,
+/// A line: what was asked, what it took, and the answer if there is one.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Line<A> {
+    pub asked: Digest,
+    /// The name of the endpoint in the site file: a budget is that of an endpoint.
+    #[serde(default)]
+    pub endpoint: String,
+    /// The model that was asked, unless its files are known. What is behind a name may change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Model>,
+    /// The name of the model that answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<String>,
+    #[serde(default)]
+    pub usage: Usage,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<A>,
 }
 
-#[derive(Deserialize)]
-struct Asked {
-    asked: Digest,
-}
-
-#[derive(Deserialize)]
-struct Found<A> {
-    answer: A,
-    usage: Usage,
+impl State {
+    /// Adds a line of some bytes at the end.
+    fn add<A>(&mut self, line: Line<A>, length: usize) {
+        match line.answer {
+            Some(_) => drop(self.lines.insert(line.asked, (self.end, length as u32))),
+            None => *self.lost.entry(line.asked).or_default() += line.usage,
+        }
+        *self.spent.entry(line.endpoint).or_default() += line.usage;
+        if let (Some(model), Some(answered)) = (line.model, line.answered) {
+            let pair = (model, answered);
+            if !self.answered.contains(&pair) {
+                self.answered.push(pair);
+            }
+        }
+    }
 }
 
 impl Journal {
-    /// Opens the journal in a folder, or begins one. An incomplete line at its end is cut off; a damaged line elsewhere counts as
-    /// absent.
+    /// Opens the journal in a folder, or begins one; whoever may write the folder may write the journal. An incomplete line at its
+    /// end is cut off; a damaged line elsewhere counts as absent.
     pub fn open(folder: &Path) -> Result<Journal, Trouble> {
         let path = folder.join(FILE);
         let trouble = |error: io::Error| Trouble::journal(&path, &error);
-        std::fs::create_dir_all(folder).map_err(trouble)?;
-        let file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(trouble)?;
+        let file = open_as_folder(&path, folder).map_err(trouble)?;
         // On a file system without locks, that one process at a time computes a key has to do.
         if flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
             return Err(Trouble::journal(&path, &"another process writes it"));
@@ -137,31 +160,42 @@ impl Lines {
         if !is_sealed(&line) {
             return Ok(None);
         }
-        let found: Found<A> = serde_json::from_slice(&line).map_err(|error| self.trouble(&error))?;
-        Ok(Some((found.answer, found.usage)))
+        // Another version of triplay may have written it.
+        let Ok(line) = serde_json::from_slice::<Line<A>>(&line) else { return Ok(None) };
+        Ok(line.answer.map(|answer| (answer, line.usage)))
     }
 
-    /// Appends an answer. It survives the end of this process at once, and that of the machine 100 ms later.
-    pub(crate) fn append<A: Serialize>(
-        &self,
-        asked: Digest,
-        answer: &A,
-        usage: Usage,
-    ) -> Result<(), Trouble> {
-        let mut line = seal(&Kept { asked, answer, usage }).map_err(|error| self.trouble(&error))?;
-        line.push('\n');
+    /// What failures to answer this took.
+    pub(crate) fn lost(&self, asked: Digest) -> Usage {
+        self.state().lost.get(&asked).copied().unwrap_or_default()
+    }
+
+    /// What all that was asked through an endpoint took.
+    pub(crate) fn spent(&self, endpoint: &str) -> Usage {
+        self.state().spent.get(endpoint).copied().unwrap_or_default()
+    }
+
+    /// The names of the models that answered for a model.
+    pub(crate) fn answered(&self, model: &Model) -> Vec<String> {
+        let state = self.state();
+        state.answered.iter().filter(|(asked, _)| asked == model).map(|(_, name)| name.clone()).collect()
+    }
+
+    /// Appends a line. It survives the end of this process at once, and that of the machine 100 ms later.
+    pub(crate) fn append<A: Serialize>(&self, line: Line<&A>) -> Result<(), Trouble> {
+        let mut written = seal(&line).map_err(|error| self.trouble(&error))?;
+        written.push('\n');
         let mut state = self.state();
         if let Some(why) = &state.failed {
             return Err(self.trouble(why));
         }
-        if let Err(error) = (&self.file).write_all(line.as_bytes()) {
+        if let Err(error) = (&self.file).write_all(written.as_bytes()) {
             // Not even half a line stays, or the next would be unreadable.
             let _ = self.file.set_len(state.end);
             return Err(self.trouble(&error));
         }
-        let at = state.end;
-        state.lines.insert(asked, (at, line.len() as u32 - 1));
-        state.end += line.len() as u64;
+        state.add(line, written.len() - 1);
+        state.end += written.len() as u64;
         state.dirty = true;
         Ok(())
     }
@@ -193,6 +227,21 @@ impl Lines {
     }
 }
 
+/// Opens a file for appending, and creates it with the permissions of its folder if it is missing: a cache may be a group's.
+fn open_as_folder(path: &Path, folder: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).mode(0o600);
+    match options.clone().create_new(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        Err(error) => Err(error),
+        Ok(file) => {
+            let mode = std::fs::metadata(folder)?.mode() & 0o666 | 0o600;
+            file.set_permissions(Permissions::from_mode(mode))?;
+            Ok(file)
+        }
+    }
+}
+
 /// Reads where the lines are.
 fn scan(file: &File) -> io::Result<State> {
     let mut reader = BufReader::with_capacity(1 << 20, file);
@@ -209,9 +258,9 @@ fn scan(file: &File) -> io::Result<State> {
             return Ok(state);
         }
         if is_sealed(&line)
-            && let Ok(Asked { asked }) = serde_json::from_slice(&line)
+            && let Ok(scanned) = serde_json::from_slice::<Line<IgnoredAny>>(&line)
         {
-            state.lines.insert(asked, (state.end, line.len() as u32));
+            state.add(scanned, line.len());
         }
         state.end += line.len() as u64 + 1;
     }
@@ -225,6 +274,12 @@ mod tests {
         Digest::of_bytes(&row.to_le_bytes())
     }
 
+    fn line<A>(row: u32, answer: &A) -> Line<&A> {
+        let usage = Usage { prompt_tokens: 1, completion_tokens: 0 };
+        let endpoint = "tower".to_owned();
+        Line { asked: digest(row), endpoint, model: None, answered: None, usage, answer: Some(answer) }
+    }
+
     fn answers(folder: &Path, rows: std::ops::Range<u32>) -> Vec<Option<String>> {
         let journal = Journal::open(folder).unwrap();
         rows.map(|row| Some(journal.lines().find::<String>(digest(row)).unwrap()?.0)).collect()
@@ -235,7 +290,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let journal = Journal::open(folder.path()).unwrap();
         for row in 0..100 {
-            journal.lines().append(digest(row), &format!("glowvenom {row}"), Usage::default()).unwrap();
+            journal.lines().append(line(row, &format!("glowvenom {row}"))).unwrap();
         }
         assert_eq!(journal.lines().find::<String>(digest(7)).unwrap().unwrap().0, "glowvenom 7");
         assert!(matches!(Journal::open(folder.path()), Err(Trouble::Journal { .. })), "two writers");
@@ -248,9 +303,7 @@ mod tests {
     fn a_torn_end_is_cut_and_a_damaged_line_costs_only_itself() {
         let folder = tempfile::tempdir().unwrap();
         let journal = Journal::open(folder.path()).unwrap();
-        (0..10).for_each(|row| {
-            journal.lines().append(digest(row), &"frost".to_owned(), Usage::default()).unwrap()
-        });
+        (0..10).for_each(|row| journal.lines().append(line(row, &"frost".to_owned())).unwrap());
         drop(journal);
         let path = folder.path().join(FILE);
         let whole = std::fs::read(&path).unwrap();
@@ -258,7 +311,7 @@ mod tests {
             std::fs::write(&path, &whole[..whole.len() - cut]).unwrap();
             assert_eq!(answers(folder.path(), 0..10).iter().flatten().count(), 9, "{cut}");
             let journal = Journal::open(folder.path()).unwrap();
-            journal.lines().append(digest(9), &"again".to_owned(), Usage::default()).unwrap();
+            journal.lines().append(line(9, &"again".to_owned())).unwrap();
             drop(journal);
             assert_eq!(answers(folder.path(), 0..10).iter().flatten().count(), 10, "{cut}");
         }
@@ -269,11 +322,35 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_another_version_counts_as_absent() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        journal.lines().append(line(0, &vec!["once", "a list"])).unwrap();
+        journal.lines().append(line(1, &"frost".to_owned())).unwrap();
+        drop(journal);
+        assert_eq!(answers(folder.path(), 0..2), [None, Some("frost".to_owned())]);
+        let journal = Journal::open(folder.path()).unwrap();
+        assert_eq!(journal.lines().spent("tower").tokens(), 2, "what it took counts");
+    }
+
+    #[test]
+    fn the_journal_of_a_folder_that_a_group_shares_is_the_groups() {
+        let folder = tempfile::tempdir().unwrap();
+        for (of_folder, of_file) in [(0o2770, 0o660), (0o755, 0o644), (0o700, 0o600)] {
+            std::fs::set_permissions(folder.path(), Permissions::from_mode(of_folder)).unwrap();
+            drop(Journal::open(folder.path()).unwrap());
+            let path = folder.path().join(FILE);
+            assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, of_file, "{of_folder:o}");
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+
+    #[test]
     fn numbers_are_read_back_to_the_bit() {
         let folder = tempfile::tempdir().unwrap();
         let numbers: Vec<f32> = (0..10_000u32).map(|i| f32::from_bits(0x3dcc_0000 + i * 7919)).collect();
         let journal = Journal::open(folder.path()).unwrap();
-        journal.lines().append(digest(0), &numbers, Usage::default()).unwrap();
+        journal.lines().append(line(0, &numbers)).unwrap();
         let (found, _) = journal.lines().find::<Vec<f32>>(digest(0)).unwrap().unwrap();
         assert!(found.iter().zip(&numbers).all(|(a, b)| a.to_bits() == b.to_bits()));
     }

@@ -60,7 +60,8 @@ impl Capabilities {
         let (can, by_grammar) = match kind {
             Kind::Triplay | Kind::Vllm | Kind::Sglang => (all, false),
             Kind::LlamaCpp => (Needs { score: false, adapters: false, ..all }, true),
-            Kind::OpenAi | Kind::Auto => (Needs { logprobs: true, embed: true, ..Needs::default() }, false),
+            // Some give log-probabilities of text, others refuse to be asked for them. Without token ids they serve nothing.
+            Kind::OpenAi | Kind::Auto => (Needs { embed: true, ..Needs::default() }, false),
             Kind::Embeddings => (Needs { embed: true, ..Needs::default() }, false),
         };
         let logprobs_mode = match kind {

@@ -26,6 +26,7 @@ mod tokens;
 mod trouble;
 mod url;
 
+pub use adapter::unload_adapters;
 pub use config::{Api, Budget, Command, Config, Count, Kind, Price, Share, Time, Timeouts};
 pub use endpoint::Endpoint;
 pub use journal::Journal;

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::ops::ControlFlow;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use supervise::{Launch, Service, find_program};
 
 use super::config::{Command, Config};
+use super::endpoint::lock;
 use super::http::{Http, runtime};
 use super::trouble::Trouble;
 use super::url::Base;
@@ -55,18 +57,7 @@ impl Managed {
         let command = config.command.as_ref().map(shown).unwrap_or_default();
         let key = format!("{name}\n{command}\n{model}");
         let entry = SERVERS.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone();
-        let mut entry = loop {
-            match entry.try_lock() {
-                Ok(entry) => break entry,
-                Err(std::sync::TryLockError::Poisoned(entry)) => break entry.into_inner(),
-                Err(std::sync::TryLockError::WouldBlock) => {
-                    if watch(&format!("waiting for `{command}`")).is_break() {
-                        return Err(Trouble::Cancelled);
-                    }
-                    std::thread::sleep(LOOK);
-                }
-            }
-        };
+        let mut entry = lock(&entry, &format!("waiting for `{command}`"), watch)?;
         if let Some(running) = entry.upgrade().filter(|running| running.ended().is_none()) {
             return Ok(running);
         }
@@ -89,7 +80,7 @@ impl Managed {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let variables: Vec<(OsString, OsString)> = std::env::vars_os().collect();
         let folder = std::env::current_dir()?;
-        let log = free_name(logs, name);
+        let log = new_log(logs, name)?;
         let launch = Launch { program: &program, words: &words, variables: &variables, folder: &folder };
         let service = Mutex::new(Service::start(&launch, log)?);
         let base = Base::parse(&format!("http://127.0.0.1:{port}")).map_err(io::Error::other)?;
@@ -169,19 +160,35 @@ fn words(command: &Command, model: &str, port: u16) -> Vec<String> {
     }
 }
 
-/// A name for a log that is not there yet.
-fn free_name(logs: &Path, name: &str) -> PathBuf {
+/// Creates a log under a name that no other server has.
+fn new_log(logs: &Path, name: &str) -> io::Result<PathBuf> {
     let name: String = name.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
-    let names = (1u32..).map(|number| match number {
-        1 => logs.join(format!("{name}.log")),
-        number => logs.join(format!("{name}-{number}.log")),
-    });
-    names.into_iter().find(|path| !path.exists()).unwrap_or_default()
+    let mut path = logs.join(format!("{name}.log"));
+    let mut number = 1;
+    while let Err(error) = File::options().write(true).create_new(true).open(&path) {
+        if error.kind() != io::ErrorKind::AlreadyExists {
+            return Err(error);
+        }
+        number += 1;
+        path = logs.join(format!("{name}-{number}.log"));
+    }
+    Ok(path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_of_one_endpoint_that_start_at_once_have_a_log_each() {
+        let logs = tempfile::tempdir().unwrap();
+        let start = |_| new_log(logs.path(), "tower/a").unwrap();
+        let logs: std::collections::BTreeSet<PathBuf> = std::thread::scope(|scope| {
+            let started: Vec<_> = (0..8).map(|number| scope.spawn(move || start(number))).collect();
+            started.into_iter().map(|log| log.join().unwrap()).collect()
+        });
+        assert_eq!(logs.len(), 8);
+    }
 
     #[test]
     fn model_and_port_are_filled_in_and_a_shell_gets_the_model_as_one_word() {

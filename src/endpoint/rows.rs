@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,9 @@ use tokio::task::JoinHandle;
 use super::call::{Call, Counts, Failure};
 use super::endpoint::Endpoint;
 use super::http::runtime;
-use super::journal::{Journal, Lines};
-use super::question::Question;
+use super::journal::{Journal, Line, Lines};
 use super::question::sealed::Answered;
+use super::question::{Model, Question};
 use super::served::{Progress, Usage};
 use super::trouble::Trouble;
 
@@ -39,8 +40,8 @@ pub struct Asking<'a> {
     pub skip_too_long: bool,
 }
 
-/// A row's answer, or that it is too long.
-type Outcome<A> = Result<(Option<A>, Usage), Failure>;
+/// A row's answer, and what it took.
+type Outcome<A> = (Result<A, Failure>, Usage);
 
 /// The rows between the oldest without an answer and the newest.
 struct Window<A> {
@@ -69,8 +70,8 @@ impl<A> Window<A> {
     }
 }
 
-/// Ends the tasks of an asking, however it ends, so that none of them still has the server afterwards.
-struct Tasks(Vec<JoinHandle<()>>);
+/// Ends tasks with what asked for them, however that ends, so that none of them still has the server afterwards.
+pub(crate) struct Tasks(pub Vec<JoinHandle<()>>);
 
 impl Drop for Tasks {
     fn drop(&mut self) {
@@ -107,15 +108,22 @@ impl Endpoint {
         watch: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<(), Trouble> {
         let (sender, answers) = mpsc::channel::<(usize, Outcome<Q::Answer>)>();
-        let (stop, stopped) = watch::channel(false);
+        let stop = Arc::new(watch::Sender::new(false));
         let lines = asking.journal.map(Journal::lines);
+        // Of a model whose files are known, the name is only where a server has it.
+        let model = self.content.is_none().then_some(&self.asked);
+        if let (Some(lines), Some(model)) = (&lines, model) {
+            lines.answered(model).into_iter().for_each(|name| self.server.expect_model(name));
+        }
+        // What the node has taken from this endpoint, with all its questions and tries.
+        let mut spent = lines.as_ref().map(|lines| lines.spent(&self.server.name)).unwrap_or_default();
         let most = self.server.config.requests.0;
         let mut window = Window { first: 0, answers: VecDeque::new() };
         let mut tasks = Tasks(Vec::new());
         let (mut under_way, mut is_over, mut failure) = (0, false, None::<Trouble>);
         // A question that waits until the budget is known to have room for it.
         let mut held: Option<(usize, Q, Digest)> = None;
-        let mut asked_rows = 0;
+        let (mut asked_rows, mut filtered) = (0, 0);
         let (mut progress, mut usage) =
             (Progress { total: asking.total, ..Progress::default() }, Usage::default());
         let (begun, mut ticked, mut failed_at) = (Instant::now(), Instant::now(), None::<Instant>);
@@ -136,7 +144,10 @@ impl Endpoint {
                         window.answers.push_back(None);
                         let asked = self.digest(&question);
                         let kept = match &lines {
-                            Some(lines) => lines.find::<Q::Answer>(asked)?,
+                            Some(lines) => {
+                                self.server.counts.take(lines.lost(asked));
+                                lines.find::<Q::Answer>(asked)?
+                            }
                             None => None,
                         };
                         if let Some((answer, cost)) = kept {
@@ -152,26 +163,27 @@ impl Endpoint {
                         (row, question, asked)
                     }
                 };
-                if let Some(trouble) = self.over_budget(usage, progress.done, asking.total) {
+                if let Some(trouble) = self.over_budget(spent, progress.done, asking.total) {
                     failure = Some(trouble);
                     break;
                 }
                 // Those under way are taken to cost as much as the others did. The first is asked alone.
-                let expected = usage.scaled((progress.done + under_way) as f64 / progress.done.max(1) as f64);
+                let mut expected = usage.scaled(under_way as f64 / progress.done.max(1) as f64);
+                expected += spent;
                 let may_be_over = || self.over_budget(expected, 0, None).is_some();
                 if under_way > 0 && self.server.config.budget.is_some() && (asked_rows == 0 || may_be_over())
                 {
                     held = Some((row, question, asked));
                     break;
                 }
-                let call = Call::new(self.server.clone(), self.model.clone(), stopped.clone());
+                let call = self.call(&stop);
                 if let Err(message) = question.check(&call) {
                     failure = Some(Trouble::Wrong(message));
                     break;
                 }
-                let (sender, lines) = (sender.clone(), lines.clone());
+                let (sender, lines, model) = (sender.clone(), lines.clone(), model.cloned());
                 let task = runtime().spawn(async move {
-                    let outcome = one(&question, &call, asked, lines.as_deref()).await;
+                    let outcome = one(&question, &call, asked, model, lines.as_deref()).await;
                     let _ = sender.send((row, outcome));
                 });
                 if tasks.0.len() >= 2 * most {
@@ -189,7 +201,7 @@ impl Endpoint {
             }
             if failure.is_some() && failed_at.is_none() {
                 failed_at = Some(Instant::now());
-                let _ = stop.send(true);
+                stop.send_replace(true);
             }
             if under_way == 0
                 && (is_over || failure.is_some())
@@ -223,14 +235,21 @@ impl Endpoint {
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => break,
             };
-            while let Some((row, outcome)) = next {
+            while let Some((row, (outcome, took))) = next {
                 under_way -= 1;
+                spent += took;
                 match outcome {
-                    Ok((answer, took)) => {
+                    Ok(answer) => {
                         usage += took;
                         asked_rows += 1;
                         progress.done += 1;
-                        window.put(row, answer);
+                        window.put(row, Some(answer));
+                    }
+                    // The others are still asked, so that the error tells how many there are.
+                    Err(Failure::Filtered) => {
+                        filtered += 1;
+                        progress.done += 1;
+                        window.put(row, None);
                     }
                     Err(Failure::TooLong(_)) if asking.skip_too_long => {
                         progress.done += 1;
@@ -247,17 +266,19 @@ impl Endpoint {
         if let Some(Trouble::Budget { what, .. }) = &failure {
             // With those that were under way.
             let what = *what;
-            return Err(self.budget_spent(what, usage, progress.done, asking.total));
+            return Err(self.budget_spent(what, spent, progress.done, asking.total));
+        }
+        if filtered > 0 && failure.is_none() {
+            let url = self.server.base.to_string();
+            return Err(Trouble::Filtered { url, rows: filtered, of: progress.done });
         }
         failure.map_or(Ok(()), Err)
     }
 
     /// The journal's key of a question: everything that its answer depends on, and nothing of where it is asked.
     fn digest<Q: Question>(&self, question: &Q) -> Digest {
-        let adapter = self.adapter.as_ref().map(|adapter| adapter.digest);
-        canonical_digest(
-            &json!({ "kind": <Q as Answered>::NAME, "model": self.asked, "adapter": adapter, "question": question }),
-        )
+        let model = self.content.map_or_else(|| json!(self.asked), |content| json!(content));
+        canonical_digest(&json!({ "kind": <Q as Answered>::NAME, "model": model, "question": question }))
     }
 
     fn cost(&self, usage: Usage) -> f64 {
@@ -291,26 +312,31 @@ fn estimate(of: &impl Serialize) -> u64 {
     serde_json::to_vec(of).map_or(1, |written| written.len() as u64 / 4)
 }
 
-/// Asks one question and keeps its answer.
+/// Asks one question, and keeps its answer and what it took.
 async fn one<Q: Question>(
     question: &Q,
     call: &Call,
     asked: Digest,
+    model: Option<Model>,
     lines: Option<&Lines>,
 ) -> Outcome<Q::Answer> {
-    let answer = question.answer(call).await?;
-    let usage = match call.usage() {
-        told if told.tokens() > 0 => told,
+    let answer = question.answer(call).await;
+    let mut usage = call.usage();
+    if let Ok(answer) = &answer
+        && usage.tokens() == 0
+        && call.server.config.budget.is_some()
+    {
         // Some servers do not tell. A budget must not be without limit for that.
-        _ if call.server.config.budget.is_some() => {
-            let estimated = Usage { prompt_tokens: estimate(question), completion_tokens: estimate(&answer) };
-            call.server.counts.take(estimated);
-            estimated
-        }
-        told => told,
-    };
-    if let Some(lines) = lines {
-        lines.append(asked, &answer, usage)?;
+        usage = Usage { prompt_tokens: estimate(question), completion_tokens: estimate(answer) };
+        call.server.counts.take(usage);
     }
-    Ok((Some(answer), usage))
+    let kept = match lines.filter(|_| answer.is_ok() || usage.tokens() > 0) {
+        Some(lines) => {
+            let (endpoint, answered) = (call.server.name.clone(), call.answered());
+            let answer = answer.as_ref().ok();
+            lines.append(Line { asked, endpoint, model, answered, usage, answer })
+        }
+        None => Ok(()),
+    };
+    (kept.map_err(Failure::from).and(answer), usage)
 }

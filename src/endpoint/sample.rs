@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::call::{Call, Failure};
+use super::call::{CONTENT_FILTER, Call, Failure};
 use super::config::{Api, Kind};
 use super::question::sealed::Answered;
 use super::question::{Message, Prompt, Sample, Sampled, Sampling, number};
@@ -63,7 +63,7 @@ impl Sample {
                 body.insert("seed".into(), seed);
                 if self.logprobs {
                     // Only those of the drawn tokens.
-                    body.insert("logprobs".into(), json!(if kind == Kind::OpenAi { 1 } else { 0 }));
+                    body.insert("logprobs".into(), json!(0));
                 }
             }
             Route::Generate => {
@@ -74,7 +74,7 @@ impl Sample {
                 whole.insert("sampling_params".into(), body.into());
                 // Token ids come with them.
                 whole.insert("return_logprob".into(), json!(true));
-                if is_adapter(call) {
+                if call.adapter.is_some() {
                     whole.insert("lora_path".into(), json!(&*call.model));
                 }
                 return whole.into();
@@ -107,8 +107,11 @@ impl Sample {
                     return Err(call.bad("it has no `choices`"));
                 }
                 let text = match route {
-                    Route::Chat if choice["message"]["content"].is_null() => Some(String::new()),
-                    Route::Chat => text_of(&choice["message"]["content"]),
+                    Route::Chat => match &choice["message"]["content"] {
+                        // What the model says in place of an answer, where the server keeps that apart.
+                        Value::Null => Some(text_of(&choice["message"]["refusal"]).unwrap_or_default()),
+                        content => text_of(content),
+                    },
                     _ => text_of(&choice["text"]),
                 };
                 let found = &choice["logprobs"];
@@ -129,8 +132,14 @@ impl Sample {
             }
             Route::Completion => {
                 let tokens = answer["completion_probabilities"].as_array();
-                let logprobs =
+                let mut logprobs: Vec<&Value> =
                     tokens.map(|all| all.iter().map(|token| &token["logprob"]).collect()).unwrap_or_default();
+                // It leaves out those of the tokens of a text that ended the completion. Some are of no use.
+                if answer["stop_type"] == "word"
+                    && answer["tokens"].as_array().is_some_and(|ids| ids.len() > logprobs.len())
+                {
+                    logprobs.clear();
+                }
                 let reason = match answer["stop_type"].as_str() {
                     Some("limit") => Some("length"),
                     other => other,
@@ -138,6 +147,9 @@ impl Sample {
                 (text_of(&answer["content"]), reason, &answer["tokens"], logprobs)
             }
         };
+        if reason == Some(CONTENT_FILTER) {
+            return Err(Failure::Filtered);
+        }
         let mut sampled = Sampled {
             text: text.ok_or_else(|| call.bad("it has no text"))?,
             finished: match reason {
@@ -174,17 +186,12 @@ impl Sample {
         if self.logprobs {
             sampled.logprobs = call.numbers(logprobs.into_iter(), "logprobs")?;
             let (ids, numbers) = (sampled.ids.len(), sampled.logprobs.len());
-            if self.ids && ids != numbers {
+            if self.ids && ids != numbers && numbers > 0 {
                 return Err(call.bad(format!("it has {ids} token ids and {numbers} log-probabilities")));
             }
         }
         Ok(sampled)
     }
-}
-
-/// Whether the model is an adapter, which SGLang's own routes take beside the model.
-pub(crate) fn is_adapter(call: &Call) -> bool {
-    !call.server.models.iter().any(|name| **name == *call.model)
 }
 
 /// Puts messages into a body.

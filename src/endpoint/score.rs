@@ -7,7 +7,6 @@ use super::config::Kind;
 use super::kind::LogprobsMode;
 use super::question::Score;
 use super::question::sealed::Answered;
-use super::sample::is_adapter;
 use super::trouble::Lack;
 
 /// What the server cannot do about a temperature: most have log-probabilities at 1 only.
@@ -96,16 +95,27 @@ impl Call {
             "input_ids": rows, "sampling_params": { "max_new_tokens": 1, "temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0 },
             "return_logprob": true, "logprob_start_len": prompt.len().saturating_sub(1),
         });
-        if is_adapter(self) {
+        if self.adapter.is_some() {
             body["lora_path"] = json!(&*self.model);
         }
         let answer = self.post(&self.server.base.own("/generate"), &body, rows.len()).await?;
-        let of = |row: &Value| {
-            let tokens = row["meta_info"]["input_token_logprobs"].as_array();
+        let found = answer.as_array().ok_or_else(|| self.bad("it must be a list"))?;
+        if found.len() != rows.len() {
+            return Err(self.bad(format!("it has {} rows for {} prompts", found.len(), rows.len())));
+        }
+        let of = |(found, row): (&Value, &Vec<u32>)| {
+            let tokens = found["meta_info"]["input_token_logprobs"].as_array();
             let tokens = tokens.ok_or_else(|| self.bad("it has no `input_token_logprobs`"))?;
+            let ids = &row[prompt.len()..];
+            let before = tokens.len().checked_sub(ids.len());
+            let tokens =
+                &tokens[before.ok_or_else(|| self.bad("it has fewer log-probabilities than tokens"))?..];
+            if tokens.iter().zip(ids).any(|(token, id)| token[1] != *id) {
+                return Err(self.bad("its log-probabilities are of other tokens than those that were asked"));
+            }
             Ok(tokens.iter().map(|token| token[0].clone()).collect())
         };
-        answer.as_array().ok_or_else(|| self.bad("it must be a list"))?.iter().map(of).collect()
+        found.iter().zip(rows).map(of).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use hyper::body::Bytes;
 use serde_json::{Value, json};
 
 use super::call::Counts;
-use super::config::{Api, Config, Kind};
+use super::config::{Config, Kind};
 use super::http::{Broken, Http, Reply};
 use super::kind::{Capabilities, LogprobsMode, Needs};
 use super::managed::Managed;
@@ -36,7 +36,7 @@ pub(crate) struct Server {
     /// Positions of the model.
     pub context: Option<usize>,
     pub capabilities: Capabilities,
-    pub http: Http,
+    pub http: Arc<Http>,
     /// The API key, only to keep it out of errors.
     pub key: Option<String>,
     pub pace: Arc<Pace>,
@@ -81,9 +81,11 @@ impl Server {
         let key = match config.key_variable() {
             None => None,
             Some(variable) => {
-                Some(std::env::var(variable).ok().filter(|key| !key.trim().is_empty()).ok_or_else(|| {
-                    Trouble::NoKey { endpoint: name.to_owned(), variable: variable.to_owned() }
-                })?)
+                let key = std::env::var(variable).unwrap_or_default().trim().to_owned();
+                if key.is_empty() {
+                    return Err(Trouble::NoKey { endpoint: name.to_owned(), variable: variable.to_owned() });
+                }
+                Some(key)
             }
         };
         let timeout = config.timeout;
@@ -97,7 +99,7 @@ impl Server {
             models: Vec::new(),
             context: None,
             capabilities: Capabilities::of(config.kind),
-            http: http.map_err(Trouble::Wrong)?,
+            http: Arc::new(http.map_err(Trouble::Wrong)?),
             key,
             pace: pace_of(name, config),
             counts: Counts::default(),
@@ -172,7 +174,33 @@ impl Server {
 
     /// The names of models in answers, and how often.
     pub(crate) fn answers(&self) -> BTreeMap<String, u64> {
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut answers = self.answered.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        answers.retain(|_, count| *count > 0);
+        answers
+    }
+
+    /// Notes the name of the model that gave the answers of an earlier try: others must not be mixed with them.
+    pub(crate) fn expect_model(&self, name: String) {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_insert(0);
+    }
+
+    /// Whether a request that failed may be repeated after a pause: an error if that is beyond `timeout.retry`. `since` is when
+    /// requests began to fail, `told` how long the server asks to wait.
+    pub(crate) fn may_wait(
+        &self,
+        since: Instant,
+        pause: Duration,
+        told: Option<Duration>,
+        why: &str,
+    ) -> Result<(), Trouble> {
+        let (url, why) = (self.base.to_string(), why.to_owned());
+        if let Some(told) = told.filter(|told| *told > self.retry) {
+            return Err(Trouble::LongPause { url, told, limit: self.retry, why });
+        }
+        if since.elapsed() + pause > self.retry {
+            return Err(Trouble::Exhausted { url, after: since.elapsed(), why });
+        }
+        Ok(())
     }
 
     /// Ensures that the model that was asked answered. A provider may call it by a longer name, but always by the same.
@@ -218,16 +246,14 @@ impl Server {
             if !matches!(status, 429 | 502 | 503 | 504) {
                 return Ok(reply);
             }
-            if begun.elapsed() >= self.retry {
-                let why = format!("status {status}");
-                return Err(Trouble::Exhausted { url, after: begun.elapsed(), why });
-            }
-            tokio::time::sleep(reply.retry_after.unwrap_or(LOOK).min(self.retry)).await;
+            let pause = reply.retry_after.unwrap_or_default().max(LOOK);
+            self.may_wait(begun, pause, reply.retry_after, &format!("status {status}"))?;
+            tokio::time::sleep(pause).await;
         }
     }
 
     /// JSON that the server says of itself, `Null` where it does not.
-    async fn look(&self, url: &str) -> Value {
+    pub(crate) async fn look(&self, url: &str) -> Value {
         match self.get(url).await {
             Ok(reply) if reply.status.is_success() => serde_json::from_slice(&reply.body).unwrap_or_default(),
             _ => Value::Null,
@@ -336,26 +362,6 @@ impl Server {
                 return Err(self.lacks(Lack::Embed));
             }
         }
-        if self.kind == Kind::OpenAi && needs.logprobs {
-            let (route, body) = match self.config.api {
-                Some(Api::Completions) => (
-                    "/completions",
-                    json!({ "model": model, "prompt": "frost", "max_tokens": 1, "logprobs": 1 }),
-                ),
-                _ => {
-                    let messages = json!([{ "role": "user", "content": "frost" }]);
-                    let most = if self.base.is_openai() { "max_completion_tokens" } else { "max_tokens" };
-                    (
-                        "/chat/completions",
-                        json!({ "model": model, "messages": messages, most: 1, "logprobs": true }),
-                    )
-                }
-            };
-            let said = self.probe(route, &body).await?;
-            if !said.is_some_and(|said| said["choices"][0]["logprobs"].is_object()) {
-                return Err(self.lacks(Lack::Logprobs));
-            }
-        }
         if self.kind == Kind::Vllm && (needs.logprobs || needs.score || needs.choice) {
             self.capabilities.logprobs_mode = self.logprobs_mode(model).await?;
         }
@@ -395,7 +401,7 @@ impl Server {
             let sent = self.http.send(&self.base.api(route), Some(bytes)).await;
             Counts::add(&self.counts.requests, 1);
             let url = self.base.to_string();
-            let after = match sent {
+            let (told, why) = match sent {
                 Ok(reply) if matches!(reply.status.as_u16(), 401 | 403) => {
                     let words = words(&String::from_utf8_lossy(&reply.body), self.key.as_deref(), &[]);
                     return Err(self.refuses_key(reply.status.as_u16(), words));
@@ -404,17 +410,15 @@ impl Server {
                     let said = reply.status.is_success().then(|| serde_json::from_slice(&reply.body).ok());
                     return Ok(said.flatten());
                 }
-                Ok(reply) => reply.retry_after,
+                Ok(reply) => (reply.retry_after, format!("status {} of {route}", reply.status.as_u16())),
                 Err(Broken::Connection(why)) if begun.elapsed() >= self.retry => {
                     return Err(Trouble::Unreachable { url, why });
                 }
-                Err(_) => None,
+                Err(_) => (None, format!("{route} is not answered")),
             };
-            if begun.elapsed() >= self.retry {
-                let why = format!("{route} is not answered");
-                return Err(Trouble::Exhausted { url, after: begun.elapsed(), why });
-            }
-            tokio::time::sleep(after.unwrap_or(LOOK)).await;
+            let pause = told.unwrap_or_default().max(LOOK);
+            self.may_wait(begun, pause, told, &why)?;
+            tokio::time::sleep(pause).await;
         }
     }
 }

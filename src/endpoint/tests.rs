@@ -67,6 +67,13 @@ fn texts(endpoint: &Endpoint, rows: usize, journal: Option<&Journal>) -> Result<
     Ok(texts)
 }
 
+/// Asks so many rows, of which some may have no answer.
+fn texts_of(endpoint: &Endpoint, rows: usize, journal: Option<&Journal>) -> Result<(), Trouble> {
+    let asking = Asking { journal, total: Some(rows), ..Asking::default() };
+    let rows = (0..rows).map(question);
+    endpoint.ask(rows, &asking, &mut |_, _| Ok(()), &mut |_| ControlFlow::Continue(()))
+}
+
 /// A server of this kind: `answer` has the rest.
 fn server(owner: &'static str, answer: impl Fn(&Got, usize) -> Say + Send + Sync + 'static) -> Scripted {
     Scripted::new(move |got, before| match got.path.as_str() {
@@ -170,7 +177,11 @@ fn what_does_not_pass_in_time_fails_with_its_cause() {
     let (drip, _) = failure(|_, _| Say::Drip(Duration::from_millis(20)), short.clone());
     assert!(drip.contains("no whole answer within 0.2 s"), "{drip}");
     let (busy, _) = failure(|_, _| Say::Json(429, json!({}), "retry-after: 3600\r\n"), short);
-    assert!(busy.contains("status 429"), "{busy}");
+    assert_eq!(
+        busy,
+        "URL asks to wait 60 min, longer than `timeout.retry` of 300 ms: status 429: {}\n  help: finished rows are kept; run again then, \
+         or raise `timeout.retry` of the endpoint"
+    );
 }
 
 #[test]
@@ -238,7 +249,8 @@ fn what_is_wrong_with_a_server_is_found_out_before_the_first_request() {
         error.contains("`choice` needs log-probabilities of given tokens, or a grammar\n  help: vLLM"),
         "{error}"
     );
-    // Asked for log-probabilities, it answers without.
+    // Some refuse to be asked for them.
+    assert!(!opened(&provider.url, json!({})).can().can.logprobs);
     let error = error_of_opening(&provider.url, json!({}), Needs { logprobs: true, ..Needs::default() });
     assert!(error.contains("does not give log-probabilities of its completions"), "{error}");
 }
@@ -333,8 +345,134 @@ fn a_budget_stops_with_what_is_done_kept() {
     assert_eq!(journal.len(), 5);
     texts(&opened(&server.url, more(30.0)), 20, Some(&journal)).unwrap_err();
     assert_eq!(server.count(), 5, "what was spent by earlier tries counts");
+    let asking = Asking { journal: Some(&journal), ..Asking::default() };
+    let others = (100..101).map(question);
+    let more_of_it = opened(&server.url, more(30.0));
+    more_of_it.ask(others, &asking, &mut |_, _| Ok(()), &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert_eq!(server.count(), 5, "and what was spent on other questions of the node");
     assert_eq!(texts(&opened(&server.url, more(140.0)), 20, Some(&journal)).unwrap().len(), 20);
     assert_eq!(server.count(), 20);
+}
+
+#[test]
+fn tokens_of_rows_that_fail_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server("x", |got, before| match before {
+        0 => ok(json!({ "model": "frost", "usage": { "prompt_tokens": 5, "completion_tokens": 2 } })),
+        _ => echo(got),
+    });
+    let journal = Journal::open(folder.path()).unwrap();
+    let more = |tokens: u64| json!({ "requests": 1, "budget": { "tokens": tokens } });
+    let error = texts(&opened(&server.url, more(100)), 1, Some(&journal)).unwrap_err().to_string();
+    assert!(error.ends_with("it has no `choices`"), "{error}");
+    assert!(journal.is_empty());
+    drop(journal);
+    let journal = Journal::open(folder.path()).unwrap();
+    let error = texts(&opened(&server.url, more(7)), 1, Some(&journal)).unwrap_err().to_string();
+    assert!(error.starts_with("`budget.tokens` of 7 is spent (7) after 0 rows"), "{error}");
+    let endpoint = opened(&server.url, more(100));
+    texts(&endpoint, 1, Some(&journal)).unwrap();
+    assert_eq!(endpoint.served().prompt_tokens, 10, "with those of the failed try");
+}
+
+#[test]
+fn after_the_last_error_nothing_more_is_asked() {
+    let server = server("x", |_, _| {
+        std::thread::sleep(Duration::from_millis(50));
+        Say::Json(400, json!({}), "")
+    });
+    texts(&opened(&server.url, json!({ "requests": 64 })), 200, None).unwrap_err();
+    assert!(server.count() <= 4, "{} were sent, four at once", server.count());
+}
+
+#[test]
+fn a_filters_answer_is_never_taken_for_the_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server("x", |got, _| {
+        let text = got.body["messages"][0]["content"].as_str().unwrap();
+        let mut answer = chat("cold");
+        let choice = &mut answer["choices"][0];
+        match text.rsplit(' ').next().unwrap() {
+            "1?" => choice["finish_reason"] = "content_filter".into(),
+            "2?" => {
+                let error = json!({ "error": { "code": "content_filter", "message": "no" } });
+                return Say::Json(400, error, "");
+            }
+            "3?" => choice["message"] = json!({ "content": null, "refusal": "I do not brew that." }),
+            _ => {}
+        }
+        ok(answer)
+    });
+    let journal = Journal::open(folder.path()).unwrap();
+    let error = texts_of(&opened(&server.url, json!({})), 6, Some(&journal)).unwrap_err().to_string();
+    assert!(error.contains("its filter stopped 2 of 6 answers (`content_filter`)\n  help: "), "{error}");
+    assert_eq!(journal.len(), 4, "the others are kept");
+    let mut answers = Vec::new();
+    let endpoint = opened(&server.url, json!({}));
+    let asking = Asking { journal: Some(&journal), ..Asking::default() };
+    let mut deliver = |_, answer: Option<Sampled>| {
+        answers.push(answer.unwrap().text);
+        Ok(())
+    };
+    let row = (3..4).map(question);
+    endpoint.ask(row, &asking, &mut deliver, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(answers, ["I do not brew that."], "a refusal is the model's own");
+}
+
+#[test]
+fn a_model_that_changes_between_two_tries_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = |name: &'static str| {
+        server("x", move |_, before| {
+            let mut answer = chat("cold");
+            answer["model"] = name.into();
+            if before < 5 { ok(answer) } else { Say::Json(400, json!({}), "") }
+        })
+    };
+    let journal = Journal::open(folder.path()).unwrap();
+    texts(&opened(&named("frost-1").url, json!({ "requests": 1 })), 8, Some(&journal)).unwrap_err();
+    drop(journal);
+    let journal = Journal::open(folder.path()).unwrap();
+    let other = named("frost-2");
+    let error = texts(&opened(&other.url, json!({})), 8, Some(&journal)).unwrap_err().to_string();
+    assert!(error.contains("must answer with the model `frost-1`, found an answer of `frost-2`"), "{error}");
+    assert_eq!(journal.len(), 5);
+    texts(&opened(&named("frost-1").url, json!({})), 8, Some(&journal)).unwrap();
+}
+
+#[test]
+fn rows_of_a_model_whose_files_are_known_are_kept_whatever_the_server_calls_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server("x", |got, _| echo(got));
+    let journal = Journal::open(folder.path()).unwrap();
+    let content = Digest::of_bytes(b"files");
+    texts(&opened(&server.url, json!({})).of_content(content), 5, Some(&journal)).unwrap();
+    let asked = server.count();
+    let config = config(&server.url, json!({ "models": { "flame": "frost" } }));
+    let other = Model { name: "flame".into(), revision: None };
+    let mut go_on = |_: &str| ControlFlow::Continue(());
+    let opened =
+        Endpoint::open("tower", &config, &other, &Needs::default(), Path::new("/"), &mut go_on).unwrap();
+    texts(&opened.clone().of_content(content), 5, Some(&journal)).unwrap();
+    assert_eq!(server.count(), asked, "another name, the same files");
+    texts(&opened.of_content(Digest::of_bytes(b"others")), 5, Some(&journal)).unwrap();
+    assert_eq!(server.count(), asked + 5, "other files");
+}
+
+#[test]
+fn a_server_that_asks_to_wait_for_a_day_is_not_waited_for_when_it_is_found() {
+    let begun = Instant::now();
+    let busy = Scripted::new(|_, _| Say::Json(429, json!({}), "retry-after: 86400\r\n"));
+    let error = error_of_opening(&busy.url, json!({}), Needs::default());
+    assert!(error.starts_with("URL asks to wait 1440 min, longer than `timeout.retry` of 2 s"), "{error}");
+    let busy = server("x", |_, _| Say::Json(429, json!({}), "retry-after: 86400\r\n"));
+    let error = error_of_opening(&busy.url, json!({}), Needs { embed: true, ..Needs::default() });
+    assert!(error.starts_with("URL asks to wait 1440 min"), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    let hurried = server("x", |_, _| Say::Json(429, json!({}), "retry-after: 0\r\n"));
+    let error = error_of_opening(&hurried.url, json!({}), Needs { embed: true, ..Needs::default() });
+    assert!(error.contains("status 429 of /embeddings"), "{error}");
+    assert!(hurried.count() <= 5, "{} in two seconds", hurried.count());
 }
 
 #[test]
@@ -496,6 +634,12 @@ fn sglang_and_llama_cpp_give_ids_by_their_own_routes() {
         })
     );
     assert_eq!((answer.ids, answer.logprobs, answer.finished), (vec![5], vec![-0.5], true));
+    // The tokens of a text that ended the completion have no log-probabilities.
+    let said = json!({
+        "content": "cold", "tokens": [5, 6], "stop_type": "word", "completion_probabilities": [{ "id": 5, "logprob": -0.5 }],
+    });
+    let (_, answer) = asked("llamacpp", sample(Prompt::Ids(vec![1, 2]), true), vec![("/completion", said)]);
+    assert_eq!((answer.ids, answer.logprobs, answer.finished), (vec![5, 6], vec![], true));
 }
 
 #[test]
@@ -625,6 +769,17 @@ fn tokens_are_scored_by_sglangs_own_route_and_texts_embedded() {
     let (bodies, answer) = asked("sglang", score, vec![("/generate", said)]);
     assert_eq!((&bodies[0]["input_ids"], &bodies[0]["logprob_start_len"]), (&json!([[1, 2, 7]]), &json!(1)));
     assert_eq!(answer, [-0.5]);
+    let other = server("sglang", |_, _| {
+        ok(json!([{ "meta_info": { "input_token_logprobs": [[null, 2, null], [-0.5, 8, null]] } }]))
+    });
+    let score = Score { prompt: vec![1, 2], completion: vec![7], temperature: 1.0 };
+    let error = opened(&other.url, json!({})).ask(
+        [score].into_iter(),
+        &Asking::default(),
+        &mut |_, _| Ok(()),
+        &mut |_| ControlFlow::Continue(()),
+    );
+    assert!(error.unwrap_err().to_string().ends_with("of other tokens than those that were asked"));
     let said = json!({ "data": [{ "index": 0, "embedding": [0.5, -1.0] }], "model": "frost" });
     let (bodies, answer) = asked("x", Embed { text: "ice".into() }, vec![("/v1/embeddings", said)]);
     assert_eq!(bodies, [json!({ "model": "frost", "input": ["ice"], "encoding_format": "float" })]);
@@ -647,43 +802,65 @@ fn the_temperature_of_vllms_log_probabilities_is_found_out() {
     }
 }
 
-#[test]
-fn an_adapter_is_loaded_once_and_unloaded_after_its_last_user() {
+/// A server of adapters, and the names of those that it has loaded.
+fn adapters(owner: &'static str) -> (Scripted, Arc<std::sync::Mutex<Vec<String>>>) {
     let loaded = Arc::new(std::sync::Mutex::new(Vec::<String>::new()));
     let at_server = loaded.clone();
     let server = Scripted::new(move |got, _| {
         let mut loaded = at_server.lock().unwrap();
-        match got.path.as_str() {
-            "/v1/models" => {
-                let mut list = models("vllm");
+        match got.path.trim_start_matches("/v1") {
+            "/models" => {
+                let mut list = models(owner);
                 let data = list["data"].as_array_mut().unwrap();
                 data.extend(
-                    loaded.iter().map(|name| json!({ "id": name, "owned_by": "vllm", "parent": "frost" })),
+                    loaded.iter().map(|name| json!({ "id": name, "owned_by": owner, "parent": "frost" })),
                 );
                 ok(list)
             }
-            "/v1/load_lora_adapter" => {
+            "/load_lora_adapter" => {
                 loaded.push(got.body["lora_name"].as_str().unwrap().into());
                 Say::Text("Success")
             }
-            "/v1/unload_lora_adapter" => {
+            "/unload_lora_adapter" => {
                 loaded.retain(|name| *name != got.body["lora_name"]);
                 Say::Text("Success")
             }
-            "/version" => ok(json!({ "version": "1" })),
+            "/version" | "/get_server_info" => ok(json!({ "version": "1" })),
+            "/generate" if got.body["input_ids"][0].is_array() => ok(json!([
+                { "meta_info": { "input_token_logprobs": [[null, 2, null], [-0.5, 7, null]] } }
+            ])),
+            "/generate" => ok(json!({
+                "text": "cold", "output_ids": [5],
+                "meta_info": { "finish_reason": { "type": "stop" }, "output_token_logprobs": [[-0.5, 5, null]] },
+            })),
             _ => {
+                let model = got.body["model"].as_str().unwrap();
+                if model != "frost" && !loaded.iter().any(|name| name == model) {
+                    let message = format!("The model `{model}` does not exist.");
+                    return Say::Json(404, json!({ "error": { "message": message } }), "");
+                }
                 let mut answer = chat("cold");
-                answer["model"] = got.body["model"].clone();
+                answer["model"] = model.into();
                 ok(answer)
             }
         }
     });
+    (server, loaded)
+}
+
+fn with_adapter(base: &Endpoint, folder: &Path, digest: Digest) -> Result<Endpoint, Trouble> {
+    base.with_adapter(folder, digest, &mut |_| ControlFlow::Continue(()))
+}
+
+#[test]
+fn an_adapter_is_loaded_once_and_unloaded_after_its_last_user() {
+    let (server, loaded) = adapters("vllm");
     let folder = tempfile::tempdir().unwrap();
     let digest = Digest::of_bytes(b"adapter");
     let base = opened(&server.url, json!({ "share": { "from": folder.path(), "to": "/at/server" } }));
     let (one, two) = (
-        base.with_adapter(&folder.path().join("a"), digest).unwrap(),
-        base.with_adapter(&folder.path().join("b"), digest).unwrap(),
+        with_adapter(&base, &folder.path().join("a"), digest).unwrap(),
+        with_adapter(&base, &folder.path().join("b"), digest).unwrap(),
     );
     assert_eq!(texts(&one, 1, None).unwrap(), ["cold"]);
     assert_eq!(
@@ -696,17 +873,84 @@ fn an_adapter_is_loaded_once_and_unloaded_after_its_last_user() {
     drop(two);
     assert!(loaded.lock().unwrap().is_empty(), "unloaded");
     loaded.lock().unwrap().push(digest.to_string());
-    drop(base.with_adapter(folder.path(), digest).unwrap());
+    drop(with_adapter(&base, folder.path(), digest).unwrap());
     assert_eq!(loaded.lock().unwrap().len(), 1, "what another process loaded stays");
-    let outside = base
-        .with_adapter(Path::new("/elsewhere"), Digest::of_bytes(b"other"))
-        .map(|_| ())
-        .unwrap_err()
-        .to_string();
+    let outside = with_adapter(&base, Path::new("/elsewhere"), Digest::of_bytes(b"other"));
+    let outside = outside.map(|_| ()).unwrap_err().to_string();
     assert!(
         outside.contains("it must be below ") && outside.contains("help: name a folder in `share.from`"),
         "{outside}"
     );
+}
+
+#[test]
+fn an_adapter_that_another_process_unloads_is_loaded_again() {
+    let (server, loaded) = adapters("vllm");
+    let digest = Digest::of_bytes(b"shared adapter");
+    loaded.lock().unwrap().push(digest.to_string());
+    let endpoint = with_adapter(&opened(&server.url, json!({})), Path::new("/a"), digest).unwrap();
+    assert_eq!(texts(&endpoint, 1, None).unwrap(), ["cold"]);
+    assert!(server.bodies("/v1/load_lora_adapter").is_empty(), "it was there");
+    loaded.lock().unwrap().clear();
+    assert_eq!(texts(&endpoint, 20, None).unwrap().len(), 20);
+    assert_eq!(server.bodies("/v1/load_lora_adapter").len(), 1, "once for all rows");
+    drop(endpoint);
+    assert!(loaded.lock().unwrap().is_empty(), "it is ours to unload now");
+}
+
+#[test]
+fn sglang_is_asked_for_an_adapter_that_was_loaded_before_the_server_was_found() {
+    let (server, loaded) = adapters("sglang");
+    let digest = Digest::of_bytes(b"left over");
+    loaded.lock().unwrap().push(digest.to_string());
+    let base = opened(&server.url, json!({}));
+    let endpoint = with_adapter(&base, Path::new("/a"), digest).unwrap();
+    let mut go_on = |_: &Progress| ControlFlow::Continue(());
+    let prompt = Prompt::Ids(vec![1, 2]);
+    let row = [sample(prompt.clone(), true)].into_iter();
+    endpoint.ask(row, &Asking::default(), &mut |_, _| Ok(()), &mut go_on).unwrap();
+    let row = [Score { prompt: vec![1, 2], completion: vec![7], temperature: 1.0 }].into_iter();
+    endpoint.ask(row, &Asking::default(), &mut |_, _| Ok(()), &mut go_on).unwrap();
+    let row = [sample(prompt, true)].into_iter();
+    base.ask(row, &Asking::default(), &mut |_, _| Ok(()), &mut go_on).unwrap();
+    let paths: Vec<Value> =
+        server.bodies("/generate").into_iter().map(|body| body["lora_path"].clone()).collect();
+    assert_eq!(paths, [json!(digest.to_string()), json!(digest.to_string()), Value::Null]);
+}
+
+#[test]
+fn a_server_that_cannot_load_an_adapter_says_why_and_a_busy_one_is_asked_again() {
+    let error = |status: u16, said: Value| {
+        let server = server("vllm", move |_, _| Say::Json(status, said.clone(), ""));
+        let digest = Digest::of_bytes(server.url.as_bytes());
+        let base = opened(&server.url, json!({}));
+        let error = with_adapter(&base, Path::new("/nowhere"), digest).map(|_| ()).unwrap_err();
+        error.to_string().replace(&server.url, "URL")
+    };
+    let said = json!({ "error": { "message": "Loading lora failed: No adapter found for /nowhere" } });
+    let missing = error(404, said);
+    assert!(
+        missing.starts_with(
+            "URL cannot load the adapter /nowhere: status 404: Loading lora failed: No adapter found"
+        ) && missing.contains("help: the server must be able to read the folder: write share:"),
+        "{missing}"
+    );
+    let lacks = error(404, json!({ "detail": "Not Found" }));
+    assert!(lacks.starts_with("URL (vLLM 1.2.3) does not load adapters while it runs"), "{lacks}");
+    let busy = error(503, json!({ "error": "loading" }));
+    assert!(busy.starts_with("URL has failed for ") && busy.contains("status 503: loading"), "{busy}");
+    let server = server("vllm", |got, before| match got.path.as_str() {
+        "/v1/load_lora_adapter" if before == 0 => Say::Json(429, json!({}), "retry-after: 0\r\n"),
+        _ => Say::Text("Success"),
+    });
+    let digest = Digest::of_bytes(server.url.as_bytes());
+    with_adapter(&opened(&server.url, json!({})), Path::new("/a"), digest).unwrap();
+    assert_eq!(server.bodies("/v1/load_lora_adapter").len(), 2);
+    let stopped =
+        opened(&server.url, json!({}))
+            .with_adapter(Path::new("/a"), Digest::of_bytes(b"never"), &mut |_| ControlFlow::Break(()));
+    // Either it was faster than the first look, or it was stopped.
+    assert!(stopped.is_ok() || stopped.is_err_and(|trouble| trouble.is_cancelled()));
 }
 
 #[test]

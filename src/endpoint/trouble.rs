@@ -33,6 +33,10 @@ pub enum Trouble {
     TooLong { url: String, context: Option<usize>, words: String },
     /// The server failed or refused all requests for too long.
     Exhausted { url: String, after: Duration, why: String },
+    /// The server asks to wait for longer than is waited.
+    LongPause { url: String, told: Duration, limit: Duration, why: String },
+    /// A filter of the provider stopped answers.
+    Filtered { url: String, rows: usize, of: usize },
     /// An answer that cannot be what was asked for.
     BadAnswer { url: String, what: String },
     /// Another model answered.
@@ -207,13 +211,27 @@ impl fmt::Display for Trouble {
                  endpoint",
                 shown(*after)
             ),
+            Trouble::LongPause { url, told, limit, why } => write!(
+                f,
+                "{url} asks to wait {}, longer than `timeout.retry` of {}: {why}\n  help: finished rows are kept; run again then, \
+                 or raise `timeout.retry` of the endpoint",
+                shown(*told),
+                shown(*limit)
+            ),
+            Trouble::Filtered { url, rows, of } => write!(
+                f,
+                "{url} must answer with the model's own words, but its filter stopped {rows} of {of} answers (`content_filter`)\n  \
+                 help: finished rows are kept; turn the filter off at the provider, leave these prompts out, or serve the model \
+                 without a filter, and run again to go on"
+            ),
             Trouble::BadAnswer { url, what } => {
                 write!(f, "{url} gives an answer that cannot be used: {what}")
             }
             Trouble::OtherModel { url, asked, found } => write!(
                 f,
                 "{url} must answer with the model `{asked}`, found an answer of `{found}`\n  help: answers of two models would be \
-                 mixed; finished rows are kept"
+                 mixed; finished rows are kept. Ask the model that answered them, or write another `revision` at the model to ask \
+                 all rows again"
             ),
             Trouble::Budget { what, limit, spent, done, left } => {
                 write!(f, "`budget.{what}` of {limit} is spent ({spent}) after {done} rows")?;

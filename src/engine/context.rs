@@ -226,8 +226,10 @@ impl Context<'_> {
     }
 
     /// A folder of the run for servers that its nodes share: their logs, and links to models. Nothing in it is a result.
-    pub fn servers(&self) -> PathBuf {
-        self.store.root().join("failed").join(self.run).join("servers")
+    pub fn servers(&self) -> anyhow::Result<PathBuf> {
+        let folder = self.store.root().join("failed").join(self.run).join("servers");
+        self.store.create_folders(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        Ok(folder)
     }
 
     /// Lists outputs that a command writes in `folder`, by their names and their paths there, so that what it has written is kept
@@ -266,7 +268,12 @@ impl Context<'_> {
     /// up, this does not return but unwinds to the engine, silently. So a long-running stage must call it now and then.
     pub fn progress(&mut self, done: usize, total: usize, note: impl Into<String>) {
         self.note = note.into();
-        self.progress.node_progress(&self.job.name, done as u64, total as u64, &self.note);
+        self.progress_of_part(done, total, &self.note);
+    }
+
+    /// The same for a part of the stage; its note is not shown when the stage ends.
+    pub fn progress_of_part(&self, done: usize, total: usize, note: &str) {
+        self.progress.node_progress(&self.job.name, done as u64, total as u64, note);
         if self.deadline.is_some_and(|deadline| Instant::now() > deadline) {
             resume_unwind(Box::new(Cancelled))
         }

@@ -103,7 +103,7 @@ fn default_task() -> String {
 impl Stage for Generate {
     const KIND: Kind = Kind {
         name: "generate",
-        version: 7,
+        version: 8,
         outputs: &[Output::new("attacks", "attacks")],
         numerics: true,
         draws: true,

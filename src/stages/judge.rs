@@ -79,7 +79,7 @@ fn one() -> usize {
 impl Stage for Judge {
     const KIND: Kind = Kind {
         name: "judge",
-        version: 8,
+        version: 9,
         outputs: &[Output::new("verdicts", "verdicts")],
         numerics: true,
         draws: true,

@@ -29,6 +29,8 @@ mod until;
 mod update;
 mod vote;
 
+pub use endpoint::unload_adapters;
+
 use engine::Registry;
 use model::Compute;
 

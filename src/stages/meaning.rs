@@ -69,7 +69,7 @@ impl Meaning {
 impl Stage for Meaning {
     const KIND: Kind = Kind {
         name: "meaning",
-        version: 7,
+        version: 8,
         outputs: &[Output::new("meanings", "meanings")],
         numerics: true,
         draws: true,

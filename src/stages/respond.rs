@@ -130,7 +130,7 @@ fn default_split() -> String {
 impl Stage for Respond {
     const KIND: Kind = Kind {
         name: "respond",
-        version: 7,
+        version: 8,
         outputs: &[Output::new("responses", "responses")],
         numerics: true,
         draws: true,

@@ -89,7 +89,7 @@ const UTILITY: &[&str] = &["positive", "rejective"];
 impl Stage for Vote {
     const KIND: Kind = Kind {
         name: "vote",
-        version: 6,
+        version: 7,
         outputs: &[Output::new("labels", "labels")],
         numerics: true,
         draws: true,

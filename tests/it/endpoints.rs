@@ -6,9 +6,14 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use triplay::data::{self, AttackRow, MetricRow};
+use serde_json::json;
+use triplay::data::{self, AttackRow, MetricRow, VerdictRow};
 
+use self::scripted::{Say, Scripted, models, ok};
 use crate::space::{Seen, Space};
+
+#[path = "../../src/endpoint/scripted.rs"]
+mod scripted;
 
 /// A `triplay serve` that ends with the test.
 struct Server {
@@ -311,6 +316,133 @@ fn a_managed_server_is_started_where_it_is_needed_and_ends_with_the_run_and_with
     );
     let seen: Seen = space.triplay(&["pipeline", "run", "ask.yaml"]);
     seen.fails(1, "no cauldron");
+}
+
+/// A small world and a model of it that is trained here.
+const TRAINED: &str = "pipeline: trained
+seed: 3
+stages:
+  world: { kind: sandbox, sft: 300, sft_others: 50, benchmark: 8, pairs: 8, benign: 1 }
+  vocabulary: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
+  warmup:
+    kind: sft
+    data: world.sft
+    tokenizer: vocabulary
+    init: { hidden: 32, layers: 1, heads: 2, positions: 96 }
+    steps: 30
+    lr: 1e-2
+  attacks: { kind: generate, model: warmup.model, data: world.seeds, prompts: 8, group: 4, sampling: { max_new_tokens: 12 } }
+";
+
+#[test]
+fn rows_of_an_adapter_at_a_managed_server_are_kept_over_kill_9() {
+    let space = Space::new();
+    let command = format!("{} serve {{model}}={{model}} --port {{port}}", env!("CARGO_BIN_EXE_triplay"));
+    space.write("triplay.yaml", &format!("endpoints: {{ lab: {{ command: '{command}', requests: 2 }} }}\n"));
+    let rows_asked = 600;
+    let more = format!(
+        "  rewards: {{ kind: reward, data: attacks, terms: [{{ overlong: {{ free: 2, longest: 12 }} }}] }}\n  update: {{ kind: update, \
+         model: warmup.model, data: rewards, lora: {{ rank: 4 }}, algorithm: {{ grpo: {{ lr: 1, kl: 0 }} }} }}\n  after: {{ kind: \
+         generate, model: {{ endpoint: lab, load: update.model }}, data: world.seeds, prompts: {rows_asked}, seed: 9, sampling: {{ \
+         max_new_tokens: 12 }} }}\n"
+    );
+    space.write("adapted.yaml", &(TRAINED.to_owned() + &more));
+    let kept = || -> usize {
+        let nodes = fs::read_dir(space.path(".triplay/unfinished")).into_iter().flatten().flatten();
+        let journal = nodes.map(|node| node.path().join("content/answers.jsonl"));
+        journal.filter_map(|path| Some(fs::read_to_string(path).ok()?.lines().count())).sum()
+    };
+    let mut run = space.command(&["pipeline", "run", "adapted.yaml"]).spawn().unwrap();
+    until("rows are answered", || kept() > 200);
+    run.kill().unwrap();
+    run.wait().unwrap();
+    let before = kept();
+    assert!(before < rows_asked, "it was killed in the middle: {before}");
+    space.triplay(&["pipeline", "run", "adapted.yaml"]).ok();
+    let shown = space.triplay(&["runs", "show", "latest", "--json"]).ok().out;
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let requests = shown["served"][0]["requests"].as_u64().unwrap() as usize;
+    // Besides rows, the server is asked what it is, and told to load the adapter.
+    assert!(requests < rows_asked - before + 20, "{requests} requests, {before} rows were kept");
+}
+
+#[test]
+fn a_stated_mass_holds_for_a_judge_behind_a_server_at_every_temperature() {
+    let space = Space::new();
+    let server = Server::start(&space, &[&format!("tiny={TINY}")]);
+    space.write("triplay.yaml", &format!("endpoints: {{ lab: {{ url: {} }} }}\n", server.url));
+    let judge = |name: &str, model: &str| {
+        format!(
+            "  {name}: {{ kind: judge, data: responses, model: {model}, labels: {{ mass: 0.999, choice: {{ negative: negative, \
+             rejective: rejective, positive: positive }} }}, sampling: {{ temperature: 0.7 }} }}\n"
+        )
+    };
+    let responses = "  responses: { kind: respond, data: attacks, models: [{ model: warmup.model }], sampling: { max_new_tokens: 12 } }\n";
+    let (here, served) =
+        (judge("here", "warmup.model"), judge("served", "{ endpoint: lab, load: warmup.model }"));
+    space.write("masses.yaml", &format!("{TRAINED}{responses}{here}{served}"));
+    space.triplay(&["pipeline", "run", "masses.yaml"]).ok();
+    let verdicts = |name: &str| -> Vec<VerdictRow> { rows(&space, &format!("latest:{name}")) };
+    let (here, served) = (verdicts("here"), verdicts("served"));
+    assert_eq!(here.len(), served.len());
+    for (here, served) in here.iter().zip(&served) {
+        let mass = |row: &VerdictRow| row.sample.mass.first().map(|mass| mass.probability);
+        assert_eq!((&here.class, &here.text), (&served.class, &served.text));
+        match (mass(here), mass(served)) {
+            (Some(here), Some(served)) => assert!((here - served).abs() < 1e-4, "{here} {served}"),
+            (here, served) => assert_eq!(here, served),
+        }
+    }
+}
+
+#[test]
+fn log_probabilities_of_another_temperature_are_not_taken_and_what_is_too_long_there_has_no_verdict() {
+    let space = Space::new();
+    // An SGLang whose context is shorter than the model's: it scores nothing.
+    let server = Scripted::new(|got, _| match got.path.as_str() {
+        "/v1/models" => ok(models("sglang")),
+        "/get_server_info" => ok(json!({ "version": "0.5", "context_length": 64 })),
+        "/generate" if got.body["input_ids"][0].is_array() => {
+            let message = "The input is longer than the model's context length.";
+            Say::Json(400, json!({ "error": { "message": message } }), "")
+        }
+        "/generate" => ok(json!({
+            "text": "", "output_ids": [5],
+            "meta_info": { "finish_reason": { "type": "stop" }, "output_token_logprobs": [[-0.5, 5, null]] },
+        })),
+        _ => Say::Text("Success"),
+    });
+    let site = |more: &str| {
+        space.write("triplay.yaml", &format!("endpoints: {{ lab: {{ url: {}{more} }} }}\n", server.url));
+    };
+    let sampled = |temperature: &str| {
+        let stage = format!(
+            "  served: {{ kind: generate, model: {{ endpoint: lab, load: warmup.model }}, data: world.seeds, prompts: 4, sampling: {{ \
+             max_new_tokens: 12, temperature: {temperature} }} }}\n"
+        );
+        space.write("sampled.yaml", &format!("{TRAINED}{stage}"));
+        space.triplay(&["pipeline", "run", "sampled.yaml"])
+    };
+    site(", trust_logprobs: true");
+    sampled("0.7").fails(1, "`trust_logprobs` must be left out where a server samples at temperature 0.7");
+    site("");
+    for (temperature, gaps) in [("0.7", 0), ("1", 1)] {
+        sampled(temperature).ok();
+        let rows: Vec<AttackRow> = rows(&space, "latest:served");
+        for row in rows {
+            let sample = &row.sample;
+            assert_eq!((sample.logprobs.len(), sample.served_logprobs.len()), (1, gaps), "{temperature}");
+        }
+    }
+    let judge = "  responses: { kind: respond, data: attacks, models: [{ model: warmup.model }], sampling: { max_new_tokens: 12 } }\n  \
+                 served: { kind: judge, data: responses, model: { endpoint: lab, load: warmup.model }, too_long: skip, labels: { \
+                 choice: { negative: negative, rejective: rejective, positive: positive } } }\n";
+    space.write("judged.yaml", &format!("{TRAINED}{judge}"));
+    let seen = space.triplay(&["pipeline", "run", "judged.yaml"]).ok();
+    assert!(seen.err.contains("too long to ask"), "{}", seen.err);
+    let verdicts: Vec<VerdictRow> = rows(&space, "latest:served");
+    // Empty responses are rejective without a question.
+    assert!(verdicts.iter().all(|row| row.class == "undetermined" || row.response.trim().is_empty()));
 }
 
 #[test]

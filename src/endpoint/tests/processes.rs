@@ -12,9 +12,9 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use endpoint::{Asking, Config, Endpoint, Journal, Message, Model, Needs, Prompt, Sample, Sampling};
-use scripted::{Scripted, chat, models, ok};
+use scripted::{Say, Scripted, chat, models, ok};
 use serde_json::{Value, json};
-use store::Seed;
+use store::{Digest, Seed};
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -29,6 +29,17 @@ fn main() -> ExitCode {
             });
             return ExitCode::SUCCESS;
         }
+        "adapt" => {
+            let config: Config =
+                serde_json::from_value(json!({ "url": words[1].to_str().unwrap() })).unwrap();
+            let mut go_on = |_: &str| ControlFlow::Continue(());
+            let base = open(&config, &mut go_on).unwrap();
+            let _adapter =
+                base.with_adapter(Path::new("/a"), Digest::of_bytes(b"adapter"), &mut go_on).unwrap();
+            // As an interrupt does: nothing is dropped.
+            endpoint::unload_adapters();
+            std::process::exit(0);
+        }
         "die" => {
             let _server = open(&config(), &mut |_| ControlFlow::Continue(())).unwrap();
             println!("ready");
@@ -41,7 +52,8 @@ fn main() -> ExitCode {
     a_server_is_started_once_shared_and_ended();
     a_server_ends_when_the_process_dies();
     a_server_that_ends_or_never_answers_is_an_error_with_its_log();
-    println!("test result: ok. 4 passed");
+    a_process_that_is_interrupted_unloads_its_adapters();
+    println!("test result: ok. 5 passed");
     ExitCode::SUCCESS
 }
 
@@ -118,7 +130,8 @@ fn a_process_that_is_killed_loses_no_finished_row() {
         let mut child =
             child.args(["ask", &server.url]).arg(folder.path()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let before = Journal::open(&folder.path().join("none")).unwrap().len();
+        let none = tempfile::tempdir().unwrap();
+        let before = Journal::open(none.path()).unwrap().len();
         let last = lines.by_ref().take(500).last().unwrap().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
@@ -137,6 +150,19 @@ fn a_process_that_is_killed_loses_no_finished_row() {
     let endpoint = ask_rows(&server.url, folder.path(), kept, &mut |_| {});
     assert!(endpoint.served().kept as usize >= kept - 64);
     println!("test a_process_that_is_killed_loses_no_finished_row ... ok");
+}
+
+fn a_process_that_is_interrupted_unloads_its_adapters() {
+    let server = Scripted::new(|got, _| match got.body {
+        Value::Null => ok(models("vllm")),
+        _ => Say::Text("Success"),
+    });
+    let status = Command::new(own_path()).args(["adapt", &server.url]).status().unwrap();
+    assert!(status.success());
+    let name = Digest::of_bytes(b"adapter").to_string();
+    assert_eq!(server.bodies("/v1/load_lora_adapter")[0]["lora_name"], name);
+    assert_eq!(server.bodies("/v1/unload_lora_adapter"), [json!({ "lora_name": name })]);
+    println!("test a_process_that_is_interrupted_unloads_its_adapters ... ok");
 }
 
 /// The process of the server, from the end of the newest log.

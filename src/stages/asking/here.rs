@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::ReadyPrompt;
-use super::sampler::{Rendered, Report, Sampled, Sampler, Selected};
+use super::sampler::{Choosing, Rendered, Report, Sampled, Sampler, Selected};
 use model::{Arguments, Checkpoint, Completions, FIXED_DAY, Message, Purpose, RenderedPrompt};
 use rollout::Sampling;
 use store::Seed;
@@ -26,6 +26,27 @@ impl InProcess {
     /// The tokens that the model reads: none where a prompt is not to be read.
     fn to_read(prompts: &[ReadyPrompt]) -> Vec<Vec<u32>> {
         prompts.iter().map(|prompt| if prompt.is_read() { prompt.ids.clone() } else { Vec::new() }).collect()
+    }
+
+    /// The log-probability of each token of a completion after its prompt, at the temperature (at 1 if that is 0).
+    pub(super) fn score(&self, rows: &[(&[u32], &[u32])], temperature: f64) -> anyhow::Result<Vec<Vec<f32>>> {
+        let decoder = self.checkpoint.decoder(Purpose::Scoring)?;
+        let temperature = if temperature == 0.0 { 1.0 } else { temperature };
+        let score = |rows: &[(&[u32], &[u32])]| -> anyhow::Result<Vec<Vec<f32>>> {
+            let scored = decoder.token_log_probabilities(&Completions::new(rows)?, temperature)?;
+            let scored: Vec<f32> = scored.tensor().get(0)?.to_dtype(candle_core::DType::F32)?.to_vec1()?;
+            let mut left = &scored[..];
+            Ok(rows
+                .iter()
+                .map(|(_, ids)| {
+                    let (own, rest) = left.split_at(ids.len());
+                    left = rest;
+                    own.to_vec()
+                })
+                .collect())
+        };
+        let scored = rows.par_chunks(SCORED).map(score).collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(scored.into_iter().flatten().collect())
     }
 }
 
@@ -117,12 +138,11 @@ impl Sampler for InProcess {
     fn choose(
         &self,
         prompts: &[ReadyPrompt],
-        _texts: &[&str],
         continuations: &[Vec<Vec<u32>>],
-        temperature: f64,
-        seed: Seed,
+        choosing: &Choosing,
         report: Report,
     ) -> anyhow::Result<Vec<Option<Selected>>> {
+        let Choosing { temperature, seed, .. } = *choosing;
         let ids = InProcess::to_read(prompts);
         let chosen =
             rollout::choose(&self.checkpoint, &ids, continuations, temperature, seed, &mut |done, all| {
@@ -137,32 +157,7 @@ impl Sampler for InProcess {
         Ok(chosen.into_iter().map(|chosen| chosen.map(selected)).collect())
     }
 
-    fn score(
-        &self,
-        rows: &[(&[u32], &[u32])],
-        temperature: f64,
-        _report: Report,
-    ) -> anyhow::Result<Vec<Vec<f32>>> {
-        let decoder = self.checkpoint.decoder(Purpose::Scoring)?;
-        let temperature = if temperature == 0.0 { 1.0 } else { temperature };
-        let score = |rows: &[(&[u32], &[u32])]| -> anyhow::Result<Vec<Vec<f32>>> {
-            let scored = decoder.token_log_probabilities(&Completions::new(rows)?, temperature)?;
-            let scored: Vec<f32> = scored.tensor().get(0)?.to_dtype(candle_core::DType::F32)?.to_vec1()?;
-            let mut left = &scored[..];
-            Ok(rows
-                .iter()
-                .map(|(_, ids)| {
-                    let (own, rest) = left.split_at(ids.len());
-                    left = rest;
-                    own.to_vec()
-                })
-                .collect())
-        };
-        let scored = rows.par_chunks(SCORED).map(score).collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(scored.into_iter().flatten().collect())
-    }
-
-    fn embed(&self, texts: &[&str]) -> anyhow::Result<Vec<Vec<f32>>> {
+    fn embed(&self, texts: &[&str], _report: Report) -> anyhow::Result<Vec<Vec<f32>>> {
         let tokenizer = &self.checkpoint.tokenizer;
         let texts: Vec<_> = texts.iter().map(|text| tokenizer.marks.data(text)).collect();
         Ok(self.checkpoint.embed(&tokenizer.encode_filled(&texts)?)?)

@@ -28,10 +28,10 @@ pub(crate) use served::check_endpoint;
 use super::artifact::AskedModel;
 use data::{Mass, Sample, ServedLogprob, Sparse};
 use engine::{CheckError, Context, Input};
-use game::{Answer, Labels, Prompt, PromptError, Question, Role, has_no_text};
+use game::{Answer, Choice, Labels, Prompt, PromptError, Question, Role, has_no_text};
 use model::{Arguments, Message, RenderedPrompt};
 use rollout::Sampling;
-use sampler::{Rendered, Report, Sampled, Sampler, Selected};
+use sampler::{Choosing, Rendered, Report, Sampled, Sampler, Selected};
 
 /// A model, and how it is asked.
 #[derive(Clone, Copy)]
@@ -210,7 +210,7 @@ impl<'a> ModelQuery<'a> {
         questions: &[Option<Question>],
         what: &str,
     ) -> anyhow::Result<Vec<Reply>> {
-        let sampler = self.sampler(context, what)?;
+        let sampler = self.sampler(context)?;
         let finder = self.answer.unwrap_or(&Answer::Final).finder().map_err(anyhow::Error::msg)?;
         let mut prompts = self.prepare(context, &*sampler, questions)?;
         self.fit(&*sampler, &mut prompts, |_| self.sampling.max_new_tokens, "max_new_tokens")?;
@@ -257,13 +257,7 @@ impl<'a> ModelQuery<'a> {
         classes: &'static [&'static str],
     ) -> anyhow::Result<Vec<JudgeReply>> {
         if let (Labels::Choice(choice), Some(texts)) = (labels, labels.choices(classes)) {
-            return self.choose(
-                context,
-                questions,
-                what,
-                &texts,
-                choice.least_mass(self.sampling.temperature),
-            );
+            return self.choose(context, questions, what, &texts, choice);
         }
         let reader = labels.reader(classes).map_err(anyhow::Error::msg)?;
         let replies = self.ask(context, questions, what)?;
@@ -271,16 +265,17 @@ impl<'a> ModelQuery<'a> {
         Ok(replies.into_iter().map(read).collect())
     }
 
-    /// Lets the model choose among texts. A choice with less than the least mass is undetermined, but its text is kept.
+    /// Lets the model choose among texts. A choice with less than the least mass is undetermined, but its text is kept. A mass that
+    /// the pipeline states must be known; where it states none, a server may tell none.
     fn choose(
         &self,
         context: &mut Context,
         questions: &[Option<Question>],
         what: &str,
         texts: &[&str],
-        least: f64,
+        choice: &Choice,
     ) -> anyhow::Result<Vec<JudgeReply>> {
-        let sampler = self.sampler(context, what)?;
+        let sampler = self.sampler(context)?;
         let mut prompts = self.prepare(context, &*sampler, questions)?;
         let continuations = sampler.continuations(&prompts, texts)?;
         let longest = |row: usize| {
@@ -288,12 +283,15 @@ impl<'a> ModelQuery<'a> {
             texts.map(Vec::len).max().unwrap_or(0)
         };
         self.fit(&*sampler, &mut prompts, longest, "the longest choice")?;
-        let (seed, temperature) = (context.seed().child(what), self.sampling.temperature);
+        let temperature = self.sampling.temperature;
+        let least = choice.least_mass(temperature);
+        let needs_mass = choice.mass.is_some_and(|mass| mass > 0.0);
+        let choosing = Choosing { texts, temperature, needs_mass, seed: context.seed().child(what) };
         let report: Report = &mut |done, all, note| {
             let note = if note.is_empty() { String::new() } else { format!(", {note}") };
             context.progress(done, all, format!("{what}{note}"));
         };
-        let chosen = sampler.choose(&prompts, texts, &continuations, temperature, seed, report)?;
+        let chosen = sampler.choose(&prompts, &continuations, &choosing, report)?;
         sampler.facts().into_iter().for_each(|facts| context.record_served(facts));
         let verdict = |(prompt, chosen): (ReadyPrompt, Option<Selected>)| {
             let is_read = prompt.is_read();
@@ -320,12 +318,12 @@ impl<'a> ModelQuery<'a> {
     }
 
     /// What answers: the decoder in this process, or a server.
-    fn sampler(&self, context: &Context, what: &str) -> anyhow::Result<Box<dyn Sampler>> {
+    fn sampler(&self, context: &Context) -> anyhow::Result<Box<dyn Sampler>> {
         let arguments = match self.chat {
             Chat::On(arguments) => arguments.clone(),
             Chat::Off => Arguments::new(),
         };
-        sampler::of(context, self.model, arguments, self.too_long, what)
+        sampler::of(context, self.model, arguments, self.too_long)
     }
 
     /// The prompt of each question.

@@ -30,6 +30,15 @@ pub(crate) struct Sampled {
     pub too_long: bool,
 }
 
+/// How one of some texts is chosen.
+pub(crate) struct Choosing<'a> {
+    pub texts: &'a [&'a str],
+    pub temperature: f64,
+    /// Whether the mass must be known.
+    pub needs_mass: bool,
+    pub seed: Seed,
+}
+
 /// What was chosen for a prompt.
 #[derive(Clone)]
 pub(crate) struct Selected {
@@ -70,24 +79,14 @@ pub(crate) trait Sampler: Send + Sync {
     fn continuations(&self, prompts: &[ReadyPrompt], texts: &[&str]) -> anyhow::Result<Vec<Vec<Vec<u32>>>>;
 
     /// Chooses one of the texts for each prompt that is to be read: the most probable at temperature 0, otherwise drawn in
-    /// proportion to its probability at that temperature.
+    /// proportion to its probability at that temperature. An error if the mass must be known and cannot be.
     fn choose(
         &self,
         prompts: &[ReadyPrompt],
-        texts: &[&str],
         continuations: &[Vec<Vec<u32>>],
-        temperature: f64,
-        seed: Seed,
+        choosing: &Choosing,
         report: Report,
     ) -> anyhow::Result<Vec<Option<Selected>>>;
-
-    /// The log-probability of each token of a completion after its prompt, at the temperature (at 1 if that is 0).
-    fn score(
-        &self,
-        rows: &[(&[u32], &[u32])],
-        temperature: f64,
-        report: Report,
-    ) -> anyhow::Result<Vec<Vec<f32>>>;
 
     /// What a server did so far, for the node's record.
     fn facts(&self) -> Option<serde_json::Value> {
@@ -95,7 +94,7 @@ pub(crate) trait Sampler: Send + Sync {
     }
 
     /// A unit vector for each text.
-    fn embed(&self, texts: &[&str]) -> anyhow::Result<Vec<Vec<f32>>>;
+    fn embed(&self, texts: &[&str], report: Report) -> anyhow::Result<Vec<Vec<f32>>>;
 }
 
 /// What answers for a model.
@@ -104,7 +103,6 @@ pub(super) fn of(
     model: &Input<AskedModel>,
     arguments: Arguments,
     too_long: TooLong,
-    what: &str,
 ) -> anyhow::Result<Box<dyn Sampler>> {
     let endpoint = context.endpoint(model)?;
     let here = || -> anyhow::Result<InProcess> {
@@ -117,7 +115,7 @@ pub(super) fn of(
             // What the server loads is here too.
             let local = endpoint.model.is_none().then(here).transpose()?;
             let too_long_is_skipped = too_long == TooLong::Skip;
-            Box::new(Served::new(context, model, endpoint, local, arguments, too_long_is_skipped, what)?)
+            Box::new(Served::new(context, model, endpoint, local, arguments, too_long_is_skipped)?)
         }
     })
 }
@@ -143,8 +141,10 @@ pub(crate) fn embed(
         })?;
         return Ok(encoder.embed(texts)?);
     }
-    let sampler = of(context, embedder, Arguments::new(), TooLong::Error, "embeddings")?;
-    let embeddings = sampler.embed(texts);
+    let sampler = of(context, embedder, Arguments::new(), TooLong::Error)?;
+    let embeddings = sampler.embed(texts, &mut |done, total, note| {
+        context.progress_of_part(done, total, &format!("embeddings, {note}"));
+    });
     sampler.facts().into_iter().for_each(|facts| context.record_served(facts));
     embeddings
 }

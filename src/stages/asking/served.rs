@@ -12,10 +12,11 @@ use anyhow::Context as _;
 
 use super::ReadyPrompt;
 use super::here::InProcess;
-use super::sampler::{Rendered, Report, Sampled, Sampler, Selected};
+use super::sampler::{Choosing, Rendered, Report, Sampled, Sampler, Selected};
 use crate::artifact::{self, AskedModel};
 use endpoint::{
-    Asking, Choose, Config, Embed, Endpoint, Journal, Model, Needs, Progress, Prompt, Question, Score,
+    Asking, Choose, Config, Embed, Endpoint, Journal, LogprobsMode, Model, Needs, Progress, Prompt, Question,
+    Score,
 };
 use engine::{CheckError, Context, Input, Transient};
 use model::{Arguments, Checkpoint, Message, RenderedPrompt};
@@ -31,7 +32,7 @@ pub(crate) struct Served {
     loaded: Option<Loaded>,
     arguments: Arguments,
     skips_too_long: bool,
-    /// What was asked and answered, kept for the next attempt.
+    /// The folder in which all that the node asked is kept for its next attempt.
     journal: PathBuf,
     /// Where a server that triplay starts writes its log.
     logs: PathBuf,
@@ -73,7 +74,6 @@ impl Served {
         here: Option<InProcess>,
         arguments: Arguments,
         skips_too_long: bool,
-        what: &str,
     ) -> anyhow::Result<Served> {
         let config =
             read(endpoint.entry).map_err(|error| anyhow::anyhow!("{}: {}", error.path, error.message))?;
@@ -84,7 +84,10 @@ impl Served {
         };
         let loaded = here.map(loaded).transpose()?;
         let (name, revision) = endpoint.model.unwrap_or_default();
-        let of_what = Digest::of_bytes(what.as_bytes()).short();
+        let logs = match config.command {
+            Some(_) => context.servers()?,
+            None => PathBuf::new(),
+        };
         Ok(Served {
             name: endpoint.name.to_owned(),
             config,
@@ -92,8 +95,8 @@ impl Served {
             loaded,
             arguments,
             skips_too_long,
-            journal: context.unfinished()?.join(format!("answers-{of_what}")),
-            logs: context.servers(),
+            journal: context.unfinished()?,
+            logs,
             facts: Mutex::new(None),
         })
     }
@@ -130,15 +133,15 @@ impl Served {
         let named = |path: &Path| Model { name: path.display().to_string(), revision: None };
         match (&self.config.command, &here.checkpoint.adapter) {
             // A server that triplay starts serves the weights from its beginning. Each step of a training makes others.
-            (Some(_), None) => open(&named(folder), &mut waiting),
+            (Some(_), None) => Ok(open(&named(folder), &mut waiting)?.of_content(*digest)),
             (Some(_), Some(_)) => {
                 let base = self.base_alone(folder, *base)?;
                 open_and_keep(&named(&base), &mut waiting)?
-                    .with_adapter(folder, *digest)
+                    .with_adapter(folder, *digest, &mut waiting)
                     .map_err(|trouble| self.failed(trouble))
             }
             (None, _) => open(&self.model, &mut waiting)?
-                .with_adapter(folder, *digest)
+                .with_adapter(folder, *digest, &mut waiting)
                 .map_err(|trouble| self.failed(trouble)),
         }
     }
@@ -146,7 +149,7 @@ impl Served {
     /// A folder with the base of an adapter and nothing else, the same for all adapters of one base.
     fn base_alone(&self, folder: &Path, digest: Digest) -> anyhow::Result<PathBuf> {
         let base = self.logs.join(format!("base-{}", digest.short()));
-        std::fs::create_dir_all(&base)?;
+        store::create_private(&base)?;
         for path in Checkpoint::base_files(folder)? {
             let link = base.join(path.file_name().unwrap_or_default());
             match std::os::unix::fs::symlink(std::path::absolute(&path)?, &link) {
@@ -189,6 +192,23 @@ impl Served {
         Ok(answers)
     }
 
+    /// The log-probability of each token of each completion after its prompt, at the temperature (at 1 if that is 0); none of one
+    /// that is too long.
+    fn scores(
+        &self,
+        rows: &[(&[u32], &[u32])],
+        temperature: f64,
+        report: Report,
+    ) -> anyhow::Result<Vec<Option<Vec<f32>>>> {
+        let endpoint = self.connect(Needs { score: true, ..Needs::default() }, report)?;
+        let question = |(prompt, completion): &(&[u32], &[u32])| Score {
+            prompt: prompt.to_vec(),
+            completion: completion.to_vec(),
+            temperature,
+        };
+        self.ask(&endpoint, rows.iter().map(question), report)
+    }
+
     fn prompt(&self, prompt: &ReadyPrompt) -> Prompt {
         if self.loaded.is_some() {
             return Prompt::Ids(prompt.ids.clone());
@@ -209,9 +229,21 @@ impl Served {
     }
 }
 
+/// Whether log-probabilities at the temperature of sampling, and at 1 if that is 0, are those at 1.
+fn is_at_one(temperature: f64) -> bool {
+    temperature == 0.0 || temperature == 1.0
+}
+
 /// The indices of the prompts that are to be read.
 fn to_read(prompts: &[ReadyPrompt]) -> Vec<usize> {
     (0..prompts.len()).filter(|&row| prompts[row].is_read()).collect()
+}
+
+/// The scores of the next texts, unless one has none.
+fn of_texts(scores: &mut impl Iterator<Item = Option<Vec<f32>>>, count: usize) -> Option<Vec<Vec<f32>>> {
+    // All are taken first: those after a text without a score are not the next row's.
+    let scores: Vec<Option<Vec<f32>>> = scores.take(count).collect();
+    scores.into_iter().collect::<Option<Vec<_>>>().filter(|scores| scores.len() == count)
 }
 
 /// The messages of a chat as a person reads them.
@@ -256,9 +288,19 @@ impl Sampler for Served {
     ) -> anyhow::Result<Vec<Sampled>> {
         let needed = self.loaded.is_some();
         let trusted = self.config.trust_logprobs;
-        let needs = Needs { ids: needed, logprobs: needed && trusted, ..Needs::default() };
-        let endpoint = self.connect(needs, report)?;
+        let endpoint = self.connect(Needs { ids: needed, logprobs: needed, ..Needs::default() }, report)?;
         let can = endpoint.can().can;
+        // Others are of another distribution than the one that was sampled, which the trainer scores.
+        let is_of_sampling =
+            is_at_one(sampling.temperature) || endpoint.can().logprobs_mode == Some(LogprobsMode::Processed);
+        anyhow::ensure!(
+            is_of_sampling || !trusted || !needed,
+            "endpoint `{}`: `trust_logprobs` must be left out where a server samples at temperature {} and gives log-probabilities at \
+             1, or does not tell at which\n  help: leave `trust_logprobs` out, sample at 1, or start vLLM with --logprobs-mode \
+             processed_logprobs",
+            self.name,
+            sampling.temperature
+        );
         let rows = to_read(prompts);
         let question = |&row: &usize| endpoint::Sample {
             prompt: self.prompt(&prompts[row]),
@@ -295,13 +337,19 @@ impl Sampler for Served {
                 ..Sampled::default()
             };
         }
-        if let Some(loaded) = self.loaded.as_ref().filter(|_| !trusted) {
+        if let Some(loaded) = &self.loaded {
+            // llama.cpp has none for a completion that a `stop` ended.
+            let is_trusted = |row: &usize| {
+                let Completion { ids, logprobs, .. } = &sampled[*row].completion;
+                trusted && ids.len() == logprobs.len()
+            };
+            let rows: Vec<usize> = rows.into_iter().filter(|row| !is_trusted(row)).collect();
             let pairs: Vec<(&[u32], &[u32])> =
                 rows.iter().map(|&row| (&prompts[row].ids[..], &sampled[row].completion.ids[..])).collect();
-            let own = loaded.here.score(&pairs, sampling.temperature, report)?;
+            let own = loaded.here.score(&pairs, sampling.temperature)?;
             for (row, own) in rows.into_iter().zip(own) {
-                let completion = &mut sampled[row].completion;
-                sampled[row].served_logprobs = std::mem::replace(&mut completion.logprobs, own);
+                let served = std::mem::replace(&mut sampled[row].completion.logprobs, own);
+                sampled[row].served_logprobs = if is_of_sampling { served } else { Vec::new() };
             }
         }
         Ok(sampled)
@@ -317,45 +365,68 @@ impl Sampler for Served {
     fn choose(
         &self,
         prompts: &[ReadyPrompt],
-        texts: &[&str],
         continuations: &[Vec<Vec<u32>>],
-        temperature: f64,
-        seed: Seed,
+        choosing: &Choosing,
         report: Report,
     ) -> anyhow::Result<Vec<Option<Selected>>> {
+        let Choosing { texts, temperature, needs_mass, seed } = *choosing;
         let rows = to_read(prompts);
         let mut chosen = vec![None; prompts.len()];
-        let selected = |row: usize, logprobs: Vec<Vec<f32>>, ids: &[Vec<u32>]| {
-            let index = rollout::select(&logprobs, temperature, seed, row)?;
-            let ids = ids.get(index).cloned().unwrap_or_default();
-            // Only these are log-probabilities at 1.
-            let is_raw = temperature == 0.0 || temperature == 1.0;
-            let mass = is_raw.then(|| rollout::mass(&logprobs));
-            Some(Selected { index, ids, logprobs: logprobs[index].clone(), mass })
-        };
+        // The mass is that at 1.
+        let at_one = (needs_mass && !is_at_one(temperature)).then_some(1.0);
+        let selected =
+            |row: usize, logprobs: Vec<Vec<f32>>, at_one: Option<Vec<Vec<f32>>>, ids: &[Vec<u32>]| {
+                let index = rollout::select(&logprobs, temperature, seed, row)?;
+                let ids = ids.get(index).cloned().unwrap_or_default();
+                let at_one = at_one.as_ref().or(is_at_one(temperature).then_some(&logprobs));
+                let mass = at_one.map(|logprobs| rollout::mass(logprobs));
+                Some(Selected { index, ids, logprobs: logprobs[index].clone(), mass })
+            };
         if self.loaded.is_some() {
             let texts =
                 |&row: &usize| continuations[row].iter().map(move |ids| (&prompts[row].ids[..], &ids[..]));
             let pairs: Vec<(&[u32], &[u32])> = rows.iter().flat_map(texts).collect();
-            let mut scores = self.score(&pairs, temperature, report)?.into_iter();
+            let mut scores = self.scores(&pairs, temperature, report)?.into_iter();
+            let mut at_one = match at_one {
+                Some(temperature) => self.scores(&pairs, temperature, report)?,
+                None => Vec::new(),
+            }
+            .into_iter();
             for row in rows {
-                let logprobs: Vec<Vec<f32>> = scores.by_ref().take(continuations[row].len()).collect();
-                chosen[row] = selected(row, logprobs, &continuations[row]);
+                let count = continuations[row].len();
+                let at_one = of_texts(&mut at_one, count);
+                // Too long with any of the texts: nothing is chosen among the others.
+                let Some(logprobs) = of_texts(&mut scores, count) else { continue };
+                chosen[row] = selected(row, logprobs, at_one, &continuations[row]);
             }
             return Ok(chosen);
         }
         let endpoint = self.connect(Needs { choice: true, ..Needs::default() }, report)?;
-        let question = |&row: &usize| Choose {
+        anyhow::ensure!(
+            !needs_mass || !endpoint.can().by_grammar,
+            "endpoint `{}`: `mass` must be left out where a server chooses by grammar: it tells no probabilities\n  help: leave `mass` \
+             out, or ask vLLM, SGLang or triplay serve",
+            self.name
+        );
+        let question = |row: usize, temperature: f64| Choose {
             prompt: self.prompt(&prompts[row]),
             texts: texts.iter().map(|text| (*text).to_owned()).collect(),
             temperature,
             seed: seed.child(row),
         };
-        let answers = self.ask(&endpoint, rows.iter().map(question), report)?;
-        for (row, answer) in rows.into_iter().zip(answers) {
+        let answers = self.ask(&endpoint, rows.iter().map(|&row| question(row, temperature)), report)?;
+        let at_one = match at_one {
+            Some(temperature) => {
+                self.ask(&endpoint, rows.iter().map(|&row| question(row, temperature)), report)?
+            }
+            None => vec![None; rows.len()],
+        };
+        for ((row, answer), at_one) in rows.into_iter().zip(answers).zip(at_one) {
             let Some(answer) = answer else { continue };
             chosen[row] = match (answer.logprobs, answer.chosen) {
-                (Some(logprobs), _) => selected(row, logprobs, &answer.ids),
+                (Some(logprobs), _) => {
+                    selected(row, logprobs, at_one.and_then(|answer| answer.logprobs), &answer.ids)
+                }
                 (None, Some(index)) => {
                     Some(Selected { index, ids: Vec::new(), logprobs: Vec::new(), mass: None })
                 }
@@ -365,35 +436,33 @@ impl Sampler for Served {
         Ok(chosen)
     }
 
-    fn score(
-        &self,
-        rows: &[(&[u32], &[u32])],
-        temperature: f64,
-        report: Report,
-    ) -> anyhow::Result<Vec<Vec<f32>>> {
-        let endpoint = self.connect(Needs { score: true, ..Needs::default() }, report)?;
-        let question = |(prompt, completion): &(&[u32], &[u32])| Score {
-            prompt: prompt.to_vec(),
-            completion: completion.to_vec(),
-            temperature,
-        };
-        let scores = self.ask(&endpoint, rows.iter().map(question), report)?;
-        Ok(scores.into_iter().map(Option::unwrap_or_default).collect())
-    }
-
     fn facts(&self) -> Option<serde_json::Value> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn embed(&self, texts: &[&str]) -> anyhow::Result<Vec<Vec<f32>>> {
-        let endpoint = self.connect(Needs { embed: true, ..Needs::default() }, &mut |_, _, _| ())?;
+    fn embed(&self, texts: &[&str], report: Report) -> anyhow::Result<Vec<Vec<f32>>> {
+        let endpoint = self.connect(Needs { embed: true, ..Needs::default() }, report)?;
         let question = |text: &&str| Embed { text: (*text).to_owned() };
-        let vectors = self.ask(&endpoint, texts.iter().map(question), &mut |_, _, _| ())?;
+        let vectors = self.ask(&endpoint, texts.iter().map(question), report)?;
         let mut vectors: Vec<Vec<f32>> = vectors.into_iter().map(Option::unwrap_or_default).collect();
         for vector in &mut vectors {
             let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
             vector.iter_mut().for_each(|x| *x /= length);
         }
         Ok(vectors)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_with_a_text_that_is_too_long_has_no_scores_and_takes_none_of_the_next_rows() {
+        let score = |number: f32| Some(vec![number]);
+        let mut scores = vec![None, score(-1.0), score(-2.0), score(-3.0)].into_iter();
+        assert_eq!(of_texts(&mut scores, 2), None);
+        assert_eq!(of_texts(&mut scores, 2), Some(vec![vec![-2.0], vec![-3.0]]));
+        assert_eq!(of_texts(&mut scores, 2), None);
     }
 }

@@ -85,7 +85,7 @@ fn is_one(turns: &usize) -> bool {
 impl Stage for Evaluate {
     const KIND: Kind = Kind {
         name: "evaluate",
-        version: 11,
+        version: 12,
         outputs: &[
             Output::new("metrics", "metrics"),
             Output::new("outcomes", "outcomes"),

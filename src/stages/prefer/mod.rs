@@ -38,7 +38,7 @@ const METRICS: Output = Output::new("metrics", "metrics");
 impl Stage for Prefer {
     const KIND: Kind = Kind {
         name: "prefer",
-        version: 2,
+        version: 3,
         outputs: &[PREFERENCES, COMPARISONS, METRICS],
         numerics: true,
         draws: true,

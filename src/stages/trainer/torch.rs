@@ -108,7 +108,7 @@ pub(crate) fn steps(context: &mut Context, settings: &Torch, job: Job) -> anyhow
         "batch": batch,
         "out": out,
     });
-    let (devices, logs) = (context.devices(), context.servers());
+    let (devices, logs) = (context.devices(), context.servers()?);
     let mut watch = |done: usize, total: usize, note: &str| context.progress(done, total, note);
     let answer = torch::ask(&config, &devices, &logs, asked, &mut watch)?;
     let reports: Vec<StepReport> = answer.reports.iter().map(report).collect();
