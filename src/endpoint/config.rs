@@ -114,7 +114,7 @@ pub enum Api {
 
 /// A command: words of a program, or text for a shell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "must be text, or a list of a program and its arguments")]
 pub enum Command {
     /// Run by `sh -c`.
     Shell(String),

@@ -285,7 +285,7 @@ impl Entry {
 type Numerics = fn(device: &str, dtype: &str) -> Result<String, String>;
 
 /// Checks an entry of the site file under `endpoints:`.
-type CheckEndpoint = fn(&Value) -> Result<(), CheckError>;
+type CheckEndpoint = Box<dyn Fn(&Value) -> Result<(), DecodeError> + Send + Sync>;
 
 /// The stage kinds that pipelines can name, and the devices and number types of models.
 #[derive(Default)]
@@ -317,13 +317,17 @@ impl Registry {
         Registry { numerics: Some(numerics), ..self }
     }
 
-    /// Sets the check of the site file's entries under `endpoints:`.
-    pub fn with_endpoints(self, check: CheckEndpoint) -> Registry {
-        Registry { endpoint: Some(check), ..self }
+    /// Sets the type of the site file's entries under `endpoints:`, and the check of what types cannot express.
+    pub fn with_endpoints<E>(self, check: fn(&E) -> Result<(), CheckError>) -> Registry
+    where
+        E: DeserializeOwned + 'static,
+    {
+        let endpoint = move |entry: &Value| check(&parse(entry.clone())?).map_err(checked);
+        Registry { endpoint: Some(Box::new(endpoint)), ..self }
     }
 
-    pub(super) fn check_endpoint(&self, entry: &Value) -> Result<(), CheckError> {
-        self.endpoint.map_or(Ok(()), |check| check(entry))
+    pub(super) fn check_endpoint(&self, entry: &Value) -> Result<(), DecodeError> {
+        self.endpoint.as_ref().map_or(Ok(()), |check| check(entry))
     }
 
     /// Names the build that lacks kinds which pipelines may name, such as `a build without models`.
@@ -395,14 +399,12 @@ impl Registry {
     }
 }
 
-fn decode<S: Stage>(params: Value) -> Result<Decoded, DecodeError> {
-    let checked = |error: CheckError| DecodeError {
-        path: error.keys().map(str::to_owned).collect(),
-        message: error.message,
-        checked: true,
-    };
-    S::retired(&params).map_or(Ok(()), |error| Err(checked(error)))?;
-    let stage: S = serde_path_to_error::deserialize(params).map_err(|error| {
+fn checked(error: CheckError) -> DecodeError {
+    DecodeError { path: error.keys().map(str::to_owned).collect(), message: error.message, checked: true }
+}
+
+fn parse<T: DeserializeOwned>(params: Value) -> Result<T, DecodeError> {
+    serde_path_to_error::deserialize(params).map_err(|error| {
         use serde_path_to_error::Segment;
         let step = |segment: &Segment| match segment {
             Segment::Seq { index } => index.to_string(),
@@ -412,7 +414,12 @@ fn decode<S: Stage>(params: Value) -> Result<Decoded, DecodeError> {
         };
         let path = error.path().iter().map(step).collect();
         DecodeError { path, message: error.inner().to_string(), checked: false }
-    })?;
+    })
+}
+
+fn decode<S: Stage>(params: Value) -> Result<Decoded, DecodeError> {
+    S::retired(&params).map_or(Ok(()), |error| Err(checked(error)))?;
+    let stage: S = parse(params)?;
     stage.check().map_err(checked)?;
     let defect = |error: serde_json::Error| DecodeError {
         path: Vec::new(),

@@ -12,6 +12,7 @@ use super::compile::{self, Outside, Program, unreadable};
 use super::diagnostic::{At, Diagnostic, Diagnostics};
 use super::errors::Errors;
 use super::extends::Extension;
+use super::roles::Filling;
 use super::sections::Section;
 use super::settings::Setting;
 use super::site::Site;
@@ -69,6 +70,8 @@ pub(crate) struct Compiled {
     /// The `--set`s, those of files too, as `name=value`.
     settings: Vec<String>,
     pub programs: Vec<(Program, GraphVariant)>,
+    /// What no program takes, of the roles and defaults.
+    warnings: Vec<Diagnostic>,
     pub outside: Outside,
 }
 
@@ -196,6 +199,7 @@ pub(crate) fn compiled(
         seeds.iter().map(|seed| Some(*seed)).collect()
     };
     let (mut outside, budget) = (Outside::new(options.look), Budget::default());
+    let filling = Filling::new(&errors, registry, &spec.shared);
     let program = |ablation: Option<&Ablation>, seed: Option<u64>, outside: &mut Outside| {
         errors.in_ablation(ablation.map(|ablation| ablation.name.name.as_str()));
         // Each program reads the whole file.
@@ -207,7 +211,7 @@ pub(crate) fn compiled(
         if let (Some(seed), Some(declared)) = (seed, params.get_mut("seed")) {
             *declared = Tree::new(Value::Int(seed as i64), declared.at);
         }
-        let program = compile::compile(&errors, &spec, &params, registry, outside, &budget);
+        let program = compile::compile(&errors, &spec, &params, &filling, outside, &budget);
         let ablation = ablation.map(|ablation| ablation.name.name.clone());
         let typed = params::as_typed(&params);
         Some((program, GraphVariant { ablation, seed, params: params::to_json(&params), typed }))
@@ -244,6 +248,7 @@ pub(crate) fn compiled(
         }
     }
     errors.in_ablation(None);
+    let warnings = filling.finish();
     match (own_errors.finish(), errors.finish()) {
         (Ok(()), Ok(())) => {}
         (Err(Diagnostics(own)), Err(Diagnostics(more))) => {
@@ -257,7 +262,19 @@ pub(crate) fn compiled(
     let extends = base.as_ref().map(|(source, _)| source.text.clone());
     let source = base.map_or(own, |(source, _)| source);
     let settings = settings.into_iter().map(|setting| setting.text).collect();
-    Ok(Compiled { name, text, extends, resources, endpoints, settings, programs, outside, source, sections })
+    Ok(Compiled {
+        source,
+        sections,
+        name,
+        text,
+        extends,
+        resources,
+        endpoints,
+        settings,
+        programs,
+        warnings,
+        outside,
+    })
 }
 
 /// Reads the keys of a stage from a file of its own, to be put into a pipeline. Under verbatim keys scalars are text.
@@ -274,8 +291,19 @@ pub fn load(path: &Path, options: &LoadOptions, registry: &Registry) -> Result<G
 
 /// Unrolls a checked pipeline.
 pub(crate) fn unrolled(path: &Path, options: &LoadOptions, compiled: Compiled) -> Result<Graph, Diagnostics> {
-    let Compiled { source, name, text, extends, resources, endpoints, settings, programs, outside, .. } =
-        compiled;
+    let Compiled {
+        source,
+        name,
+        text,
+        extends,
+        resources,
+        endpoints,
+        settings,
+        programs,
+        warnings,
+        outside,
+        ..
+    } = compiled;
     let size = programs.iter().map(|(program, _)| unroll::size(&program.steps)).sum::<unroll::Size>();
     let too_much = |most: String| {
         let message = format!("the pipeline must unroll to at most {most}, found more");
@@ -286,6 +314,7 @@ pub(crate) fn unrolled(path: &Path, options: &LoadOptions, compiled: Compiled) -
     }
     let errors = Errors::new(&source);
     let mut graph = Graph { pipeline: name, text, extends, resources, settings, ..Graph::default() };
+    graph.warnings = warnings.iter().map(ToString::to_string).collect();
     let value = |name: String| {
         let value = std::env::var(&name).ok();
         (name, value)

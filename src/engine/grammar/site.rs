@@ -86,10 +86,8 @@ impl Site {
         let endpoint = |(key, tree): &(Key, Tree)| {
             let value = decode::json(tree, &[]);
             if let Err(error) = registry.check_endpoint(&value) {
-                let path: Vec<String> = error.keys().map(str::to_owned).collect();
                 let name = format!("endpoint `{}`", key.name);
-                let (at, message) = wording::check_error(&name, key.at, tree, &path, &error.message);
-                return errors.at(at, message);
+                return errors.add(wording::decode_error(&errors, (&name, key.at), &[], tree, &error));
             }
             Some((key.name.clone(), value))
         };
