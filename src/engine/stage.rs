@@ -285,7 +285,7 @@ impl Entry {
 type Numerics = fn(device: &str, dtype: &str) -> Result<String, String>;
 
 /// Checks a value of the site file.
-type CheckSite = fn(&Value) -> Result<(), CheckError>;
+type CheckSite = Box<dyn Fn(&Value) -> Result<(), DecodeError> + Send + Sync>;
 
 /// The stage kinds that pipelines can name, and the devices and number types of models.
 #[derive(Default)]
@@ -318,26 +318,33 @@ impl Registry {
         Registry { numerics: Some(numerics), ..self }
     }
 
-    /// Sets the check of the site file's entries under `endpoints:`.
-    pub fn with_endpoints(self, check: CheckSite) -> Registry {
-        Registry { endpoint: Some(check), ..self }
+    /// Sets the type of the site file's entries under `endpoints:`, and the check of what types cannot express.
+    pub fn with_endpoints<E: DeserializeOwned + 'static>(
+        self,
+        check: fn(&E) -> Result<(), CheckError>,
+    ) -> Registry {
+        Registry { endpoint: Some(site_check(check)), ..self }
     }
 
-    /// Sets the checks of the site file's `trainer`, a default of the key of this name, and of `torch`, its settings.
-    pub fn with_trainers(self, trainer: CheckSite, torch: CheckSite) -> Registry {
-        Registry { trainer: Some((trainer, torch)), ..self }
+    /// Sets the types and checks of the site file's `trainer`, a default of the key of this name, and of `torch`, its settings.
+    pub fn with_trainers<T: DeserializeOwned + 'static, S: DeserializeOwned + 'static>(
+        self,
+        trainer: fn(&T) -> Result<(), CheckError>,
+        torch: fn(&S) -> Result<(), CheckError>,
+    ) -> Registry {
+        Registry { trainer: Some((site_check(trainer), site_check(torch))), ..self }
     }
 
-    pub(super) fn check_endpoint(&self, entry: &Value) -> Result<(), CheckError> {
-        self.endpoint.map_or(Ok(()), |check| check(entry))
+    pub(super) fn check_endpoint(&self, entry: &Value) -> Result<(), DecodeError> {
+        self.endpoint.as_ref().map_or(Ok(()), |check| check(entry))
     }
 
-    pub(super) fn check_trainer(&self, value: &Value) -> Result<(), CheckError> {
-        self.trainer.map_or(Ok(()), |(check, _)| check(value))
+    pub(super) fn check_trainer(&self, value: &Value) -> Result<(), DecodeError> {
+        self.trainer.as_ref().map_or(Ok(()), |(check, _)| check(value))
     }
 
-    pub(super) fn check_torch(&self, value: &Value) -> Result<(), CheckError> {
-        self.trainer.map_or(Ok(()), |(_, check)| check(value))
+    pub(super) fn check_torch(&self, value: &Value) -> Result<(), DecodeError> {
+        self.trainer.as_ref().map_or(Ok(()), |(_, check)| check(value))
     }
 
     /// Names the build that lacks kinds which pipelines may name, such as `a build without models`.
@@ -409,14 +416,17 @@ impl Registry {
     }
 }
 
-fn decode<S: Stage>(params: Value) -> Result<Decoded, DecodeError> {
-    let checked = |error: CheckError| DecodeError {
-        path: error.keys().map(str::to_owned).collect(),
-        message: error.message,
-        checked: true,
-    };
-    S::retired(&params).map_or(Ok(()), |error| Err(checked(error)))?;
-    let stage: S = serde_path_to_error::deserialize(params).map_err(|error| {
+/// Reads a value of the site file and checks it.
+fn site_check<T: DeserializeOwned + 'static>(check: fn(&T) -> Result<(), CheckError>) -> CheckSite {
+    Box::new(move |value| check(&parse(value.clone())?).map_err(checked))
+}
+
+fn checked(error: CheckError) -> DecodeError {
+    DecodeError { path: error.keys().map(str::to_owned).collect(), message: error.message, checked: true }
+}
+
+fn parse<T: DeserializeOwned>(params: Value) -> Result<T, DecodeError> {
+    serde_path_to_error::deserialize(params).map_err(|error| {
         use serde_path_to_error::Segment;
         let step = |segment: &Segment| match segment {
             Segment::Seq { index } => index.to_string(),
@@ -426,7 +436,12 @@ fn decode<S: Stage>(params: Value) -> Result<Decoded, DecodeError> {
         };
         let path = error.path().iter().map(step).collect();
         DecodeError { path, message: error.inner().to_string(), checked: false }
-    })?;
+    })
+}
+
+fn decode<S: Stage>(params: Value) -> Result<Decoded, DecodeError> {
+    S::retired(&params).map_or(Ok(()), |error| Err(checked(error)))?;
+    let stage: S = parse(params)?;
     stage.check().map_err(checked)?;
     let defect = |error: serde_json::Error| DecodeError {
         path: Vec::new(),

@@ -2,6 +2,7 @@
 
 mod grammar;
 mod jobs;
+mod roles;
 mod rounds;
 mod scheduling;
 mod until;
@@ -108,7 +109,12 @@ impl Stage for Double {
 }
 
 fn registry() -> Registry {
-    Registry::default().with::<Say>().with::<Join>().with::<Double>().with_until::<until::Bound>()
+    Registry::default()
+        .with::<Say>()
+        .with::<Join>()
+        .with::<Double>()
+        .with::<roles::Sing>()
+        .with_until::<until::Bound>()
 }
 
 /// Remembers which stages were run.

@@ -121,7 +121,7 @@ fn listed(state: &State) -> Value {
     json!({ "id": "guild/tiny-brewer", "sha": COMMIT, "siblings": siblings })
 }
 
-fn answer(mut stream: TcpStream, shared: &Mutex<State>) {
+fn answer(stream: TcpStream, shared: &Mutex<State>) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
     let Some(first) = lines.next() else { return };
     let path = first.split(' ').nth(1).unwrap().to_owned();
@@ -134,25 +134,23 @@ fn answer(mut stream: TcpStream, shared: &Mutex<State>) {
     let mut state = shared.lock().unwrap();
     state.asked.push((path.clone(), from));
     let before = state.asked.iter().filter(|(asked, _)| *asked == path).count() - 1;
-    let mut reply = |status: &str, more: &str, length: usize, body: &[u8]| {
+    let reply = |status: &str, more: &str, length: usize, body: &[u8]| {
         let head =
             format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{more}\r\n");
         // A client that has enough goes.
-        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+        let _ = (&stream).write_all(head.as_bytes()).and_then(|()| (&stream).write_all(body));
     };
-    let whole = |reply: &mut dyn FnMut(&str, &str, usize, &[u8]), status: &str, body: &[u8]| {
-        reply(status, "", body.len(), body);
-    };
+    let whole = |status: &str, body: &[u8]| reply(status, "", body.len(), body);
     if state.fault == Fault::Gated && !has_token && !path.starts_with("/cdn/") {
-        return whole(&mut reply, "401 Unauthorized", b"{\"error\":\"gated\"}");
+        return whole("401 Unauthorized", b"{\"error\":\"gated\"}");
     }
     if state.fault == Fault::Busy && before == 0 && path.starts_with("/cdn/") {
-        return whole(&mut reply, "429 Too Many Requests", b"");
+        return whole("429 Too Many Requests", b"");
     }
     if let Some(rest) = path.strip_prefix("/api/models/guild/tiny-brewer/revision/") {
         return match rest {
-            "main?blobs=true" => whole(&mut reply, "200 OK", listed(&state).to_string().as_bytes()),
-            _ => whole(&mut reply, "404 Not Found", b"{\"error\":\"Invalid rev id\"}"),
+            "main?blobs=true" => whole("200 OK", listed(&state).to_string().as_bytes()),
+            _ => whole("404 Not Found", b"{\"error\":\"Invalid rev id\"}"),
         };
     }
     if let Some(file) = path.strip_prefix(&format!("/guild/tiny-brewer/resolve/{COMMIT}/")) {
@@ -165,7 +163,7 @@ fn answer(mut stream: TcpStream, shared: &Mutex<State>) {
         );
     }
     let Some(mut content) = path.strip_prefix("/cdn/").and_then(|file| state.files.get(file).cloned()) else {
-        return whole(&mut reply, "404 Not Found", b"");
+        return whole("404 Not Found", b"");
     };
     state.leaked |= has_token;
     let is_weights = path.ends_with("model.safetensors");

@@ -25,7 +25,7 @@ use crate::graph::StageTemplate;
 use crate::input::{InputSource, Served};
 use crate::job::Numerics;
 use crate::kind::Kind;
-use crate::stage::{CheckError, Registry};
+use crate::stage::CheckError;
 use crate::upstream::{MadeBy, Source, Upstream};
 
 /// A checked pipeline with one set of parameters, loops not yet unrolled.
@@ -162,15 +162,13 @@ pub(crate) fn compile(
     errors: &Errors,
     spec: &Pipeline,
     params: &Params,
-    registry: &Registry,
+    filling: &Filling,
     outside: &mut Outside,
     budget: &Budget,
 ) -> Program {
     let limits = spec.resources.as_ref();
     let uses = UseWarnings::new(errors.source);
-    let filling = Filling::new(errors, registry, &spec.shared);
-    let drafts = decode_all(errors, limits, &spec.stages, params, budget, &uses, &filling);
-    filling.finish(&uses);
+    let drafts = decode_all(errors, limits, &spec.stages, params, budget, &uses, filling);
     let seed = match params.get("seed").map(|tree| &tree.value) {
         Some(Value::Int(seed)) => *seed as u64,
         _ => 0,
@@ -180,7 +178,7 @@ pub(crate) fn compile(
         _ => String::new(),
     };
     let (device, dtype) = (text("device"), text("dtype"));
-    let resolved = registry.numerics(&device, &dtype).unwrap_or_else(|message| {
+    let resolved = filling.registry.numerics(&device, &dtype).unwrap_or_else(|message| {
         errors.add::<()>(match spec.numerics_at {
             Some(at) => errors.error(at, message),
             None => Diagnostic::of_file(&errors.source.path, message),

@@ -11,7 +11,7 @@ use super::matrix::{self, Combination};
 use super::params::Substitution;
 use super::policy;
 use super::roles::Filling;
-use super::spec::{Item, LoopSpec, Reader, StageSpec};
+use super::spec::{COMMON_KEYS, Item, LoopSpec, Reader, StageSpec};
 use super::tree::{Key, Params, Tree, Value};
 use super::uses::{UseWarnings, Uses};
 use super::wording::{self, descend_all};
@@ -360,11 +360,17 @@ impl Decoder<'_> {
                 ("on", &spec.on),
                 ("publish", &spec.publish),
             ];
-            let [seed, resources, timeout, retry, on, publish] = own.map(|(key, tree)| match tree {
-                Some(tree) => substitution.apply(tree),
-                // The seeds of a matrix are closer to the stage.
-                None if key == "seed" && assigned.seed.is_some() => None,
-                None => filled.get(key).cloned(),
+            let [seed, resources, timeout, retry, on, publish] = own.map(|(key, tree)| {
+                let shared = filled.get(key);
+                match tree {
+                    Some(tree) => {
+                        let leaves_out = |tree: &Tree| shared.is_some() && matches!(tree.value, Value::Null);
+                        substitution.apply(tree).filter(|tree| !leaves_out(tree))
+                    }
+                    // The seeds of a matrix are closer to the stage.
+                    None if key == "seed" && assigned.seed.is_some() => None,
+                    None => shared.cloned(),
+                }
             });
             let keys = [&resources, &timeout, &retry, &on, &publish].map(Option::as_ref);
             let policy = policy::read(self.errors, self.limits, keys);
@@ -463,7 +469,9 @@ impl Decoder<'_> {
                 Err(error) => error,
             };
             if !wording::is_missing_as(&error, unknown.iter().map(|(_, key)| key.as_str())) {
-                self.errors.add::<()>(wording::decode_error(self.errors, spec, body, &error));
+                let stage = wording::stage(&spec.name.name, &spec.kind.0);
+                let named = (stage.as_str(), spec.name.at);
+                self.errors.add::<()>(wording::decode_error(self.errors, named, &COMMON_KEYS, body, &error));
             }
             let given = wording::unknown_key(&error).filter(|_| unknown.len() < MOST_UNKNOWN)?;
             unknown.push((error.path.clone(), given.to_owned()));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value as Json};
 
 use super::schema;
-use super::tree::{Tree, Value};
+use super::tree::{Key, Tree, Value};
 use crate::stage::Registry;
 
 /// The schema of a kind.
@@ -44,23 +44,24 @@ impl KnownKeys {
         maps.map(|(key, schema)| (key.as_str(), schema)).collect()
     }
 
-    /// Puts a value below another: two maps are put together key by key if one map may have the keys of both. Otherwise the
-    /// value above counts whole.
-    pub(crate) fn put_below(&self, above: &mut Tree, below: &Tree, schema: &Json) {
-        let (Value::Map(own), Value::Map(more)) = (&mut above.value, &below.value) else { return };
+    /// Puts a shared entry below those of a map; `schema` is that of its value. Two maps are put together key by key if one map
+    /// may have the keys of both. Otherwise the value above counts whole.
+    pub(crate) fn put_below(&self, own: &mut Vec<(Key, Tree)>, entry: &(Key, Tree), schema: Option<&Json>) {
+        let Some((_, above)) = own.iter_mut().find(|(known, _)| known.name == entry.0.name) else {
+            return own.push(entry.clone());
+        };
+        if matches!(above.value, Value::Null) {
+            above.value = Value::LeftOut;
+        }
+        let (Value::Map(own), Value::Map(more), Some(schema)) = (&mut above.value, &entry.1.value, schema)
+        else {
+            return;
+        };
         let maps = self.maps(schema);
         let has_all =
             |map: &&&Map<String, Json>| own.iter().chain(more).all(|(key, _)| map.contains_key(&key.name));
-        let Some(known) = maps.iter().find(has_all).or(maps.first().filter(|_| maps.len() == 1)) else {
-            return;
-        };
-        for (key, value) in more {
-            match own.iter_mut().find(|(known, _)| known.name == key.name) {
-                None => own.push((key.clone(), value.clone())),
-                Some((_, inner)) => {
-                    known.get(&key.name).into_iter().for_each(|schema| self.put_below(inner, value, schema));
-                }
-            }
+        if let Some(known) = maps.iter().find(has_all).or(maps.first().filter(|_| maps.len() == 1)) {
+            more.iter().for_each(|entry| self.put_below(own, entry, known.get(&entry.0.name)));
         }
     }
 

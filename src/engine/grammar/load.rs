@@ -12,6 +12,7 @@ use super::compile::{self, Outside, Program, unreadable};
 use super::diagnostic::{At, Diagnostic, Diagnostics};
 use super::errors::Errors;
 use super::extends::Extension;
+use super::roles::Filling;
 use super::sections::Section;
 use super::settings::Setting;
 use super::site::Site;
@@ -70,6 +71,8 @@ pub(crate) struct Compiled {
     /// The `--set`s, those of files too, as `name=value`.
     settings: Vec<String>,
     pub programs: Vec<(Program, GraphVariant)>,
+    /// What no program takes, of the roles and defaults.
+    warnings: Vec<Diagnostic>,
     pub outside: Outside,
 }
 
@@ -200,6 +203,7 @@ pub(crate) fn compiled(
         seeds.iter().map(|seed| Some(*seed)).collect()
     };
     let (mut outside, budget) = (Outside::new(options.look), Budget::default());
+    let filling = Filling::new(&errors, registry, &spec.shared);
     let program = |ablation: Option<&Ablation>, seed: Option<u64>, outside: &mut Outside| {
         errors.in_ablation(ablation.map(|ablation| ablation.name.name.as_str()));
         // Each program reads the whole file.
@@ -211,7 +215,7 @@ pub(crate) fn compiled(
         if let (Some(seed), Some(declared)) = (seed, params.get_mut("seed")) {
             *declared = Tree::new(Value::Int(seed as i64), declared.at);
         }
-        let program = compile::compile(&errors, &spec, &params, registry, outside, &budget);
+        let program = compile::compile(&errors, &spec, &params, &filling, outside, &budget);
         let ablation = ablation.map(|ablation| ablation.name.name.clone());
         let typed = params::as_typed(&params);
         Some((program, GraphVariant { ablation, seed, params: params::to_json(&params), typed }))
@@ -248,6 +252,7 @@ pub(crate) fn compiled(
         }
     }
     errors.in_ablation(None);
+    let warnings = filling.finish();
     match (own_errors.finish(), errors.finish()) {
         (Ok(()), Ok(())) => {}
         (Err(Diagnostics(own)), Err(Diagnostics(more))) => {
@@ -263,6 +268,8 @@ pub(crate) fn compiled(
     let settings = settings.into_iter().map(|setting| setting.text).collect();
     let torch = options.site.and_then(|site| site.torch.clone());
     Ok(Compiled {
+        source,
+        sections,
         name,
         text,
         extends,
@@ -271,9 +278,8 @@ pub(crate) fn compiled(
         torch,
         settings,
         programs,
+        warnings,
         outside,
-        source,
-        sections,
     })
 }
 
@@ -301,6 +307,7 @@ pub(crate) fn unrolled(path: &Path, options: &LoadOptions, compiled: Compiled) -
         torch,
         settings,
         programs,
+        warnings,
         outside,
         ..
     } = compiled;
@@ -314,6 +321,7 @@ pub(crate) fn unrolled(path: &Path, options: &LoadOptions, compiled: Compiled) -
     }
     let errors = Errors::new(&source);
     let mut graph = Graph { pipeline: name, text, extends, resources, settings, ..Graph::default() };
+    graph.warnings = warnings.iter().map(ToString::to_string).collect();
     let value = |name: String| {
         let value = std::env::var(&name).ok();
         (name, value)

@@ -5,13 +5,12 @@ use std::cell::{LazyCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use super::diagnostic::At;
+use super::diagnostic::{At, Diagnostic};
 use super::errors::Errors;
 use super::known::KnownKeys;
 use super::params::Substitution;
 use super::spec::{COMMON_KEYS, StageSpec};
 use super::tree::{Key, Tree, Value};
-use super::uses::UseWarnings;
 use super::wording;
 use crate::stage::Registry;
 
@@ -19,7 +18,7 @@ use crate::stage::Registry;
 pub(crate) const ROLE: &str = "role";
 
 /// The keys of a stage that are its own.
-const OWN_KEYS: [&str; 3] = ["kind", "matrix", "publish"];
+pub(crate) const OWN_KEYS: [&str; 3] = ["kind", "matrix", "publish"];
 
 /// The roles, and the defaults of kinds, as typed.
 #[derive(Debug)]
@@ -30,6 +29,12 @@ pub(crate) struct Shared {
     of_site: Vec<(Key, Tree)>,
 }
 
+/// Puts entries below those of a stage.
+type Fill<'f> = dyn Fn(&mut Tree, &[(Key, Tree)]) + 'f;
+
+/// The schemas of the keys of a map.
+type Schemas<'s> = BTreeMap<&'s str, &'s serde_json::Value>;
+
 /// Where a role is used.
 struct User {
     stage: String,
@@ -39,14 +44,10 @@ struct User {
     taken: BTreeSet<String>,
 }
 
-/// A key of a role that an entry of a stage leaves to the stage.
-struct Left<'a> {
-    role: &'a str,
-    key: Key,
-    value: Tree,
-}
+/// The role of entries of a stage, `None` without one, and the keys of it that they leave to the stage.
+type OfEntries<'a> = (Option<&'a str>, Vec<(Key, Tree)>);
 
-/// Fills in what stages share, and notes what is used.
+/// Fills in what stages share, and notes what is used: by all ablations, as a role may be taken by only one of them.
 pub(crate) struct Filling<'a> {
     errors: &'a Errors<'a>,
     pub registry: &'a Registry,
@@ -118,57 +119,63 @@ impl<'a> Filling<'a> {
         substitution: &Substitution,
     ) -> Option<Tree> {
         let places = self.registry.roles(kind);
-        let Value::Map(under) = &defaults.value else { return Some(body) };
+        let mut defaults = defaults.clone();
         // Most pipelines need no schema.
         let of_kind = LazyCell::new(|| self.known_keys(kind));
         let keys = LazyCell::new(|| of_kind.keys(""));
+        let put_below = |body: &mut Tree, shared: &Tree| {
+            let (Value::Map(own), Value::Map(shared)) = (&mut body.value, &shared.value) else { return };
+            for entry in shared {
+                of_kind.put_below(own, entry, keys.get(entry.0.name.as_str()).copied());
+            }
+        };
         if !places.is_empty() {
-            let role = take(&mut body, ROLE).or_else(|| defaults.get(ROLE).cloned());
-            let mut left = Vec::new();
+            let of_defaults = take(&mut defaults, ROLE);
+            let role = take(&mut body, ROLE).or(of_defaults);
+            let mut of_entries: Vec<OfEntries> = Vec::new();
             for (path, usual) in places {
                 let steps: Vec<&str> = path.split('.').filter(|step| !step.is_empty()).collect();
-                // A list in the defaults counts whole, so its entries take roles as those of the stage would.
-                if let Some(first) = steps.first().filter(|first| body.get(first).is_none())
-                    && let (Some(entry), Value::Map(own)) =
-                        (under.iter().find(|(key, _)| key.name == *first), &mut body.value)
-                {
-                    own.push(entry.clone());
-                }
+                let of_defaults = take_entries(&mut defaults, &steps);
+                of_defaults.iter().for_each(|shared| put_below(&mut body, shared));
                 let known = LazyCell::new(|| of_kind.keys(path));
                 let mut found = Some(());
                 each(&mut body, &steps, &mut |place| {
                     let own = if steps.is_empty() { None } else { take(place, ROLE) };
                     let filled = self.chosen(own.as_ref().or(role.as_ref()), usual).and_then(|chosen| {
-                        let Some((name, typed)) = chosen else { return Some(()) };
-                        let values = self.map(name, typed, substitution)?;
-                        left.extend(self.take_role(
-                            stage,
-                            (name.name.as_str(), &values),
-                            place,
-                            &known,
-                            &of_kind,
-                        ));
+                        let (mut name, mut left) = (None, Vec::new());
+                        if let Some((key, typed)) = chosen {
+                            let values = self.map(key, typed, substitution)?;
+                            name = Some(key.name.as_str());
+                            left = self.take_role(stage, (&key.name, values), place, &known, &keys, &of_kind);
+                        }
+                        if !steps.is_empty() && of_entries.iter().all(|(seen, _)| *seen != name) {
+                            of_entries.push((name, left));
+                        }
                         Some(())
                     });
                     found = found.and(filled);
                 });
                 found?;
             }
-            if !left.is_empty() {
-                self.fill_stage(stage, &mut body, left, &keys, &of_kind)?;
+            if of_entries.iter().any(|(_, left)| !left.is_empty()) {
+                let fill = |body: &mut Tree, left: &[(Key, Tree)]| {
+                    let left = Tree::new(Value::Map(left.to_vec()), body.at);
+                    put_below(body, &left);
+                };
+                self.agreed(stage, &body, &of_entries, &fill)?;
+                of_entries.iter().for_each(|(_, left)| fill(&mut body, left));
             }
+        }
+        if let Value::Map(shared) = &mut defaults.value {
+            shared.retain(|(key, _)| !COMMON_KEYS.contains(&key.name.as_str()));
         }
         if let Value::Map(own) = &mut body.value {
-            let is_of_kind = |key: &str| !COMMON_KEYS.contains(&key) && (key != ROLE || places.is_empty());
-            for (key, value) in under.iter().filter(|(key, _)| is_of_kind(&key.name)) {
-                put(own, key, value, keys.get(key.name.as_str()).copied(), &of_kind);
-            }
-            for (key, value) in &self.shared.of_site {
-                if keys.contains_key(key.name.as_str()) {
-                    put(own, key, value, None, &of_kind);
-                }
+            for entry in self.shared.of_site.iter().filter(|(key, _)| keys.contains_key(key.name.as_str())) {
+                of_kind.put_below(own, entry, None);
             }
         }
+        put_below(&mut body, &defaults);
+        body.remove_left_out();
         Some(body)
     }
 
@@ -183,7 +190,7 @@ impl<'a> Filling<'a> {
         let find = |name: &str| roles.iter().find(|(key, _)| key.name == name);
         match named.map(|tree| (&tree.value, tree.at)) {
             None => Some(find(usual)),
-            Some((Value::Null, _)) => Some(None),
+            Some((Value::Null | Value::LeftOut, _)) => Some(None),
             Some((Value::Text(name), at)) => match find(name) {
                 Some(role) => Some(Some(role)),
                 None if roles.is_empty() => {
@@ -202,16 +209,17 @@ impl<'a> Filling<'a> {
         }
     }
 
-    /// Puts the keys of a role that a place knows below its own. Returns the others.
+    /// Puts the keys of a role that a place knows below its own. Returns those that the stage around it knows.
     fn take_role(
         &self,
         stage: &str,
-        (role, values): (&'a str, &Tree),
+        (role, values): (&str, Tree),
         place: &mut Tree,
-        known: &BTreeMap<&str, &serde_json::Value>,
+        known: &Schemas,
+        of_stage: &Schemas,
         of_kind: &KnownKeys,
-    ) -> Vec<Left<'a>> {
-        let (Value::Map(own), Value::Map(values)) = (&mut place.value, &values.value) else {
+    ) -> Vec<(Key, Tree)> {
+        let (Value::Map(own), Value::Map(values)) = (&mut place.value, values.value) else {
             return Vec::new();
         };
         let mut users = self.users.borrow_mut();
@@ -221,57 +229,51 @@ impl<'a> Filling<'a> {
             taken: BTreeSet::new(),
         });
         let mut left = Vec::new();
-        for (key, value) in values {
-            match known.get(key.name.as_str()) {
-                Some(schema) => {
-                    user.taken.insert(key.name.clone());
-                    put(own, key, value, Some(schema), of_kind);
-                }
-                None => left.push(Left { role, key: key.clone(), value: value.clone() }),
+        for entry in values {
+            let name = entry.0.name.as_str();
+            if !known.contains_key(name) && !of_stage.contains_key(name) {
+                continue;
+            }
+            user.taken.insert(name.to_owned());
+            match known.get(name) {
+                Some(schema) => of_kind.put_below(own, &entry, Some(schema)),
+                None => left.push(entry),
             }
         }
         left
     }
 
-    /// Gives the stage what its entries do not know of their roles, such as the `sampling` of all defenders.
-    fn fill_stage(
-        &self,
-        stage: &str,
-        body: &mut Tree,
-        left: Vec<Left<'a>>,
-        known: &BTreeMap<&str, &serde_json::Value>,
-        of_kind: &KnownKeys,
-    ) -> Option<()> {
-        let Value::Map(own) = &mut body.value else { return Some(()) };
-        let typed: BTreeSet<String> = own.iter().map(|(key, _)| key.name.clone()).collect();
-        let mut given: BTreeMap<String, &str> = BTreeMap::new();
-        for Left { role, key, value } in left {
-            let Some(schema) = known.get(key.name.as_str()) else { continue };
-            if let Some(user) = self.users.borrow_mut().get_mut(role) {
-                user.taken.insert(key.name.clone());
-            }
-            match given.get(&key.name) {
-                Some(other) if *other != role && !typed.contains(&key.name) => {
-                    let message = format!(
-                        "{stage} must have one `{}`, found those of the roles `{other}` and `{role}`",
-                        key.name
-                    );
-                    let help = format!("write `{}` into the stage", key.name);
-                    return self.errors.add(self.errors.error(key.at, message).help(help));
-                }
-                Some(_) => {}
-                None => {
-                    put(own, &key, &value, Some(schema), of_kind);
-                    given.insert(key.name, role);
-                }
+    /// Whether the roles of all entries give their stage the same, such as the `sampling` of all defenders. Reports an error if
+    /// not. What the stage has itself cannot differ.
+    fn agreed(&self, stage: &str, body: &Tree, of_entries: &[OfEntries], fill: &Fill) -> Option<()> {
+        let filled = of_entries.iter().map(|(role, left)| {
+            let mut filled = body.clone();
+            fill(&mut filled, left);
+            (role.map_or("entries without a role".to_owned(), |role| format!("the role `{role}`")), filled)
+        });
+        let filled: Vec<(String, Tree)> = filled.collect();
+        let ((first, one), others) = filled.split_first()?;
+        for (role, other) in others {
+            if let Some((path, at, values)) = difference(one, other) {
+                let [one, other] =
+                    values.map(|value| value.map_or("nothing".into(), |tree| tree.value.found()));
+                let message = format!(
+                    "{stage} must have one `{path}` for all its entries, found {one} from {first} and {other} from {role}"
+                );
+                let help = format!("write `{path}` into the stage");
+                return self.errors.add(self.errors.error(at, message).help(help));
             }
         }
         Some(())
     }
 
-    /// Reports what no stage can take, and warns of what none takes.
-    pub(crate) fn finish(&self, warnings: &UseWarnings) {
-        let (kinds, users) = (self.kinds.borrow(), self.users.borrow());
+    /// Reports what no stage can take. Returns warnings of what none takes.
+    pub(crate) fn finish(self) -> Vec<Diagnostic> {
+        let (kinds, users) = (self.kinds.into_inner(), self.users.into_inner());
+        let mut warnings = Vec::new();
+        let mut warn = |at: At, message: String, help: &str| {
+            warnings.push(self.errors.source.error(at, message).help(help));
+        };
         for (key, tree) in &self.shared.defaults {
             let kind = key.name.as_str();
             if !self.registry.names().any(|name| name == kind) {
@@ -279,7 +281,7 @@ impl<'a> Filling<'a> {
                 self.errors.add::<()>(error.suggest(kind, self.registry.names()));
             } else if !kinds.contains(kind) {
                 let message = format!("no stage is of the kind `{kind}`, whose defaults these are");
-                warnings.add(key.at, message, "remove them".into());
+                warn(key.at, message, "remove them");
             }
             let Value::Map(entries) = &tree.value else { continue };
             for (key, _) in entries.iter().filter(|(key, _)| OWN_KEYS.contains(&key.name.as_str())) {
@@ -290,7 +292,7 @@ impl<'a> Filling<'a> {
         for (role, tree) in &self.shared.roles {
             let Some(user) = users.get(role.name.as_str()) else {
                 let help = "a stage or an entry of it takes a role by `role: NAME`";
-                warnings.add(role.at, format!("no stage takes the role `{}`", role.name), help.into());
+                warn(role.at, format!("no stage takes the role `{}`", role.name), help);
                 continue;
             };
             let Value::Map(entries) = &tree.value else { continue };
@@ -303,6 +305,7 @@ impl<'a> Filling<'a> {
                 self.errors.add::<()>(error.suggest(&key.name, user.known.iter().map(String::as_str)));
             }
         }
+        warnings
     }
 }
 
@@ -313,18 +316,39 @@ fn take(tree: &mut Tree, key: &str) -> Option<Tree> {
     Some(entries.remove(index).1)
 }
 
-/// Puts an entry below those of a map.
-fn put(
-    own: &mut Vec<(Key, Tree)>,
-    key: &Key,
-    value: &Tree,
-    schema: Option<&serde_json::Value>,
-    of_kind: &KnownKeys,
-) {
-    match own.iter_mut().find(|(known, _)| known.name == key.name) {
-        None => own.push((key.clone(), value.clone())),
-        Some((_, above)) => schema.into_iter().for_each(|schema| of_kind.put_below(above, value, schema)),
-    }
+/// What defaults say of the entries at a path, with the keys around it: a list counts whole, so its entries take roles as those
+/// of a stage do. Of the map of a single entry only the `role`, which is taken out: its other keys come after those of the role.
+fn take_entries(defaults: &mut Tree, steps: &[&str]) -> Option<Tree> {
+    let at = defaults.at;
+    let entries = match (steps.split_first(), &mut defaults.value) {
+        (Some((&"*", _)), _) => return Some(defaults.clone()),
+        (None, Value::Map(_)) => {
+            let role = take(defaults, ROLE);
+            role.map(|role| (Key { name: ROLE.into(), at: role.at }, role)).into_iter().collect()
+        }
+        (Some((step, rest)), Value::Map(entries)) => {
+            let (key, inner) = entries.iter_mut().find(|(key, _)| key.name == *step)?;
+            vec![(key.clone(), take_entries(inner, rest)?)]
+        }
+        _ => return None,
+    };
+    Some(Tree::new(Value::Map(entries), at))
+}
+
+/// The path of the first key that has not the same value in two maps, its place, and both values.
+fn difference<'t>(one: &'t Tree, other: &'t Tree) -> Option<(String, At, [Option<&'t Tree>; 2])> {
+    let (Value::Map(first), Value::Map(second)) = (&one.value, &other.value) else { return None };
+    second.iter().chain(first).find_map(|(key, _)| {
+        let values = [one.get(&key.name), other.get(&key.name)];
+        match values {
+            [Some(Tree { value: Value::Map(_), .. }), Some(Tree { value: Value::Map(_), .. })] => {
+                let (path, at, values) = difference(values[0]?, values[1]?)?;
+                Some((format!("{}.{path}", key.name), at, values))
+            }
+            _ if values[0].map(Tree::to_json) == values[1].map(Tree::to_json) => None,
+            _ => Some((key.name.clone(), key.at, values)),
+        }
+    })
 }
 
 /// Calls `act` with the maps at a path.

@@ -14,7 +14,7 @@ use super::spec::Reader;
 use super::tree::{Key, Tree, Value};
 use super::wording;
 use crate::resources::Limit;
-use crate::stage::{CheckError, Registry};
+use crate::stage::{DecodeError, Registry};
 
 /// The name of the site file beside a pipeline.
 pub const SITE_FILE: &str = "triplay.yaml";
@@ -92,12 +92,10 @@ impl Site {
         let checked = |name: &str,
                        at: At,
                        tree: &Tree,
-                       check: &dyn Fn(&serde_json::Value) -> Result<(), CheckError>| {
+                       check: &dyn Fn(&serde_json::Value) -> Result<(), DecodeError>| {
             let value = decode::json(tree, &[]);
             if let Err(error) = check(&value) {
-                let path: Vec<String> = error.keys().map(str::to_owned).collect();
-                let (at, message) = wording::check_error(name, at, tree, &path, &error.message);
-                return errors.at(at, message);
+                return errors.add(wording::decode_error(&errors, (name, at), &[], tree, &error));
             }
             Some(value)
         };

@@ -31,6 +31,8 @@ pub(crate) enum Value {
     /// A value whose error was reported: what uses it is not checked.
     Broken,
     Null,
+    /// Null at a key that roles or defaults have too: it leaves their value out.
+    LeftOut,
     Bool(bool),
     Int(i64),
     Float(f64),
@@ -146,6 +148,18 @@ impl Tree {
         }
     }
 
+    /// Removes the keys that are there to leave a shared value out.
+    pub(crate) fn remove_left_out(&mut self) {
+        match &mut self.value {
+            Value::Map(entries) => {
+                entries.retain(|(_, inner)| !matches!(inner.value, Value::LeftOut));
+                entries.iter_mut().for_each(|(_, inner)| inner.remove_left_out());
+            }
+            Value::List(items) => items.iter_mut().for_each(Tree::remove_left_out),
+            _ => {}
+        }
+    }
+
     pub(crate) fn to_json(&self) -> serde_json::Value {
         self.value.to_json()
     }
@@ -208,7 +222,7 @@ impl Value {
     pub(crate) fn to_json(&self) -> serde_json::Value {
         use serde_json::Value as Json;
         match self {
-            Value::Broken | Value::Null => Json::Null,
+            Value::Broken | Value::Null | Value::LeftOut => Json::Null,
             Value::Bool(value) => Json::Bool(*value),
             Value::Int(value) => Json::from(*value),
             Value::Float(value) => Json::from(*value),
@@ -233,7 +247,7 @@ impl Value {
     /// The type, for messages: "text", "a list".
     pub(crate) fn describe(&self) -> &'static str {
         match self {
-            Value::Broken | Value::Null => "nothing",
+            Value::Broken | Value::Null | Value::LeftOut => "nothing",
             Value::Bool(_) => "true or false",
             Value::Int(_) => "a whole number",
             Value::Float(_) => "a number",

@@ -4,28 +4,26 @@ use std::collections::HashMap;
 
 use super::diagnostic::{At, Diagnostic, nearest};
 use super::errors::Errors;
-use super::spec::{COMMON_KEYS, StageSpec};
 use super::tree::{Tree, Value};
 use crate::stage::DecodeError;
 
-/// An error of a stage's parameters. `body` is the tree that they were decoded from.
+/// An error of the parameters of a stage, or of an endpoint, which also has the keys `more`. `body` is the tree that they were
+/// decoded from.
 pub(crate) fn decode_error(
     errors: &Errors,
-    spec: &StageSpec,
+    (name, at): (&str, At),
+    more: &[&str],
     body: &Tree,
     error: &DecodeError,
 ) -> Diagnostic {
     let quoted: Vec<&str> = error.message.split('`').skip(1).step_by(2).collect();
-    let stage = stage(&spec.name.name, &spec.kind.0);
     let whole =
-        |path: &[String]| if path.is_empty() { stage.clone() } else { format!("`{}`", path.join(".")) };
-    let place = |path: &[String]| {
-        descend(body, path).filter(|_| !path.is_empty()).map_or(spec.name.at, |tree| tree.at)
-    };
+        |path: &[String]| if path.is_empty() { name.to_owned() } else { format!("`{}`", path.join(".")) };
+    let place = |path: &[String]| descend(body, path).filter(|_| !path.is_empty()).map_or(at, |tree| tree.at);
     let path = error.path.as_slice();
     if let Some(given) = unknown_key(error) {
         let map = path.strip_suffix(&[given.to_owned()][..]).unwrap_or(path);
-        let own = if map.is_empty() { &COMMON_KEYS[..] } else { &[] };
+        let own = if map.is_empty() { more } else { &[] };
         let known: Vec<&str> = quoted.iter().skip(1).chain(own).copied().collect();
         let at = key_at(body, map, given).unwrap_or(place(map));
         return errors.error(at, format!("{} has no key `{given}`", whole(map))).suggest(given, known);
@@ -46,13 +44,13 @@ pub(crate) fn decode_error(
             .suggest(given, known.iter().copied());
     }
     if error.checked {
-        let (at, message) = check_error(&stage, spec.name.at, body, path, &error.message);
+        let (at, message) = check_error(name, at, body, path, &error.message);
         return errors.error(at, message);
     }
     let typed = errors.source.text_at(place(path));
     let value = descend(body, path).filter(|tree| !matches!(tree.value, Value::List(_) | Value::Map(_)));
     let note = match value {
-        Some(tree) if !path.is_empty() && typed.starts_with('$') => {
+        Some(tree) if !path.is_empty() && typed.starts_with('$') && tree.to_text() != typed => {
             format!(": {typed} is `{}`", tree.to_text().escape_debug())
         }
         _ => String::new(),

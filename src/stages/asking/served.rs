@@ -49,8 +49,7 @@ struct Loaded {
 }
 
 /// Checks an entry of the site file.
-pub(crate) fn check_endpoint(entry: &serde_json::Value) -> Result<(), CheckError> {
-    let config = read(entry)?;
+pub(crate) fn check_endpoint(config: &Config) -> Result<(), CheckError> {
     match config.check().into_iter().next() {
         Some((path, message)) => Err(CheckError::at(path, message)),
         None => Ok(()),

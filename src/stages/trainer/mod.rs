@@ -124,8 +124,8 @@ impl JsonSchema for TrainedBy {
 }
 
 /// Checks `trainer` of the site file.
-pub(crate) fn check_trainer(value: &serde_json::Value) -> Result<(), CheckError> {
-    read::<TrainedBy>(value).map(drop)
+pub(crate) fn check_trainer(_: &TrainedBy) -> Result<(), CheckError> {
+    Ok(())
 }
 
 /// Reads a value of the site file.
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(both(json!({ "torch": {} })).1, json!("torch"));
         let bf16 = json!({ "torch": { "dtype": "bf16" } });
         assert_eq!(both(bf16.clone()).1, bf16);
-        let error = |written: serde_json::Value| check_trainer(&written).unwrap_err();
+        let error = |written: serde_json::Value| read::<TrainedBy>(&written).unwrap_err();
         assert_eq!(error(json!("trch")).message, "unknown variant `trch`, expected `here` or `torch`");
         assert_eq!(error(json!({ "torch": { "dtype": "f8" } })).path, "torch.dtype");
         assert!(error(json!(3)).message.contains("expected `here`, `torch` or { torch: { dtype: bf16 } }"));

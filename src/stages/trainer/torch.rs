@@ -19,8 +19,8 @@ use optim::{AdamW, AdamWConfig};
 const STATE: &str = "optimizer.safetensors";
 
 /// Checks `torch` of the site file.
-pub(crate) fn check_torch(value: &Value) -> Result<(), CheckError> {
-    read::<Config>(value)?.check().map_err(|(key, message)| CheckError::at(key, message))
+pub(crate) fn check_torch(config: &Config) -> Result<(), CheckError> {
+    config.check().map_err(|(key, message)| CheckError::at(key, message))
 }
 
 /// A model before its first step. If only an adapter is trained elsewhere, the weights of the base are not read.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use self::grammar::PARAMETER;
 use self::tidy::{each_inner, generator, tidy};
 use super::known::KnownKeys;
-use super::roles::ROLE;
+use super::roles::{OWN_KEYS, ROLE};
 use crate::stage::Registry;
 
 pub use grammar::common;
@@ -32,7 +32,9 @@ pub fn document(registry: &Registry) -> Value {
         definitions.insert("until".into(), grammar::until(keys));
     }
     for (name, schema) in generator.take_definitions(true) {
-        definitions.insert(name, with_parameters(tidy(schema)));
+        let mut schema = with_parameters(tidy(schema));
+        keys_or_nothing(&mut schema);
+        definitions.insert(name, schema);
     }
     for kind in registry.names() {
         KnownKeys::of(registry, kind).definitions(registry.roles(kind)).iter().for_each(|name| {
@@ -108,23 +110,31 @@ fn stage(name: &str, keys: Value) -> Value {
     let about = schema["description"].as_str().unwrap_or_default().to_owned();
     let mut properties = Map::new();
     properties.insert("kind".into(), json!({ "const": name, "description": about }));
-    let mut own = schema["properties"].take().as_object().cloned().unwrap_or_default();
-    // A key without a value leaves out what roles and defaults would give.
-    own.values_mut().for_each(or_nothing);
-    properties.extend(own);
+    properties.extend(schema["properties"].take().as_object().cloned().unwrap_or_default());
     properties.extend(common().as_object().cloned().unwrap_or_default());
     schema["properties"] = properties.into();
+    keys_or_nothing(&mut schema);
     // Roles and defaults may give the others.
     schema["required"] = json!(["kind"]);
     schema
 }
 
-/// Extends a schema of a simple type to accept null. For others an `anyOf` would hide what is wrong in them.
+/// Lets the keys of a map be null, which leaves out what roles and defaults would give.
+fn keys_or_nothing(map: &mut Value) {
+    let keys = map.get_mut("properties").and_then(Value::as_object_mut);
+    let shared = keys.into_iter().flatten().filter(|(key, _)| !OWN_KEYS.contains(&key.as_str()));
+    shared.for_each(|(_, schema)| or_nothing(schema));
+}
+
+/// Extends a schema to accept null. An `anyOf` would hide what is wrong in a value.
 fn or_nothing(schema: &mut Value) {
     match schema.get_mut("type") {
         Some(Value::Array(several)) => several.push(json!("null")),
         Some(one) => *one = json!([one.take(), "null"]),
-        None => {}
+        None => {
+            let description = schema["description"].as_str().unwrap_or_default().to_owned();
+            *schema = json!({ "description": description, "if": { "type": "null" }, "else": schema.take() });
+        }
     }
 }
 
