@@ -1,5 +1,7 @@
 //! `roles:`, `defaults:` and the site file: what stages and their entries take, and what is wrong in them.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::*;
