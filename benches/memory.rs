@@ -12,8 +12,8 @@ use triplay::optim::{AdamW, AdamWConfig};
 use triplay::store::Seed;
 
 /// As in the program.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+#[path = "../src/allocator.rs"]
+mod allocator;
 
 const VOCABULARY: usize = 151_936;
 const ROWS: usize = 16;

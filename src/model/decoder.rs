@@ -12,8 +12,8 @@ use super::lora::{Adapter, PEFT_PREFIX};
 use super::packed::{Completions, Packed};
 use super::{Compute, Params};
 use ops::{
-    Cache, Comparison, Gradients, OutputHead, Rope, Rows, Spans, Value, add, add_bias, add_linear, add_low_rank,
-    attention_of, cast, causal_attention, compared_log_probabilities, linear, quantized_linear,
+    Cache, Comparison, Gradients, OutputHead, Rope, Rows, Spans, Value, add, add_bias, add_linear,
+    add_low_rank, attention_of, cast, causal_attention, compared_log_probabilities, linear, quantized_linear,
     quantized_rows, rms_norm, select_rows, swiglu, token_log_probabilities,
 };
 
