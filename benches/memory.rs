@@ -12,8 +12,8 @@ use triplay::optim::{AdamW, AdamWConfig};
 use triplay::store::Seed;
 
 /// As in the program.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+#[path = "../src/allocator.rs"]
+mod allocator;
 
 const VOCABULARY: usize = 151_936;
 const ROWS: usize = 16;
@@ -29,6 +29,7 @@ fn memory(field: &str) -> f64 {
 }
 
 fn main() -> triplay::model::Result<()> {
+    allocator::keep_freed_memory();
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny");
     let tokenizer = Tokenizer::load(folder.as_ref(), None)?;
     let architecture =

@@ -19,8 +19,8 @@ use triplay::rollout::{Sampling, sample};
 use triplay::store::Seed;
 
 /// As in the program.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+#[path = "../src/allocator.rs"]
+mod allocator;
 
 const VOCABULARY: usize = 640;
 
@@ -263,6 +263,7 @@ fn update(name: &str, groups: usize, group: usize) -> triplay::model::Result<()>
 }
 
 fn main() -> triplay::model::Result<()> {
+    allocator::keep_freed_memory();
     configure_candle();
     let [small, middle, large] =
         [(64, 2), (128, 3), (256, 4)].map(|(hidden, layers)| Size { hidden, layers });
