@@ -151,7 +151,7 @@ impl Stage for Sft {
                 count: report.tokens as u64,
                 at: at.clone(),
             };
-            let is_reported = step % REPORT == 0 || step + 1 == self.steps;
+            let is_reported = step.is_multiple_of(REPORT) || step + 1 == self.steps;
             let all = [
                 metric("loss", report.loss),
                 metric("grad_norm", report.grad_norm),
