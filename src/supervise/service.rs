@@ -11,6 +11,10 @@ use std::time::Duration;
 use super::log::{self, Log};
 use super::{End, Launch, Supervised, SupervisorReport};
 
+/// The end of a log is read again until it stays the same, so often at most, with this pause.
+const LOOKS: u32 = 10;
+const LOOK: Duration = Duration::from_millis(50);
+
 /// How long a report may take after the supervisor has ended.
 const REPORT: Duration = Duration::from_millis(100);
 
@@ -51,9 +55,18 @@ impl Service {
         &self.log
     }
 
-    /// The last lines of its log, each indented.
+    /// The last lines of its log, each indented, once what it just wrote has arrived there.
     pub fn log_tail(&self) -> String {
-        log::tail(&self.log).unwrap_or_default()
+        let mut tail = log::tail(&self.log).unwrap_or_default();
+        for _ in 0..LOOKS {
+            std::thread::sleep(LOOK);
+            let now = log::tail(&self.log).unwrap_or_default();
+            if now == tail {
+                break;
+            }
+            tail = now;
+        }
+        tail
     }
 }
 

@@ -373,7 +373,7 @@ fn a_stated_mass_holds_for_a_judge_behind_a_server_at_every_temperature() {
     space.write("triplay.yaml", &format!("endpoints: {{ lab: {{ url: {} }} }}\n", server.url));
     let judge = |name: &str, model: &str| {
         format!(
-            "  {name}: {{ kind: judge, data: responses, model: {model}, labels: {{ mass: 0.999, choice: {{ negative: negative, \
+            "  {name}: {{ kind: judge, seed: 5, data: responses, model: {model}, labels: {{ mass: 0.999, choice: {{ negative: negative, \
              rejective: rejective, positive: positive }} }}, sampling: {{ temperature: 0.7 }} }}\n"
         )
     };

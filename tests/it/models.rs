@@ -409,7 +409,10 @@ fn what_is_wrong_with_a_checkpoint_is_named_with_what_was_expected() {
     });
     assert_eq!((score().code, score().out), (Some(0), before));
     let none = space.triplay(&["model", "score", "--model", "none", "--ids", "1,2,3"]);
-    none.fails(2, "error: none: there is no such file or folder (triplay does not download models)");
+    none.fails(
+        2,
+        "error: none: there is no such file or folder; `triplay model fetch OWNER/NAME` downloads a model",
+    );
     copy("llama-tiny", &folder);
     let merge = space.triplay(&["model", "merge", "--model", "spoilt", "--out", "merged"]);
     merge.fails(2, "error: spoilt must have an adapter to merge, found none");
