@@ -19,7 +19,7 @@ unsafe extern "C" {
 /// Keeps freed memory for ten seconds, so that a micro-batch finds what the one before it freed. With mimalloc's own tenth of a
 /// second, an update of a model of 135 M parameters spent a quarter of its time on clearing pages.
 #[allow(unsafe_code)]
-pub fn keep_freed_memory() {
+pub(crate) fn keep_freed_memory() {
     // SAFETY: the function takes two numbers, and mimalloc ignores an option that it does not know.
     unsafe { mi_option_set(PURGE_DELAY, 1_000) }
 }
