@@ -49,8 +49,9 @@ impl Shards {
         let mut shards = vec![Vec::new(); count];
         let mut of_shards = vec![0; count];
         for group in &groups {
-            // A prompt whose units do not fit is computed in each piece.
-            let pieces = tokens(group).div_ceil(budget.min(share).max(1)).max(1);
+            // A group that is far larger than a micro-batch or a shard is cut, and its prompt computed in each piece.
+            let room = budget.min(share).max(1);
+            let pieces = ((tokens(group) + room / 2) / room).max(1);
             for piece in group.chunks(group.len().div_ceil(pieces).min(most.max(1))) {
                 let shard = (0..count).min_by_key(|&shard| of_shards[shard]).unwrap_or(0);
                 of_shards[shard] += tokens(piece);

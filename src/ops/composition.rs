@@ -283,7 +283,7 @@ pub fn add(x: &Value, y: &Value) -> Result<Value> {
 }
 
 /// x · factor.
-pub(crate) fn scale(x: &Value, factor: f64) -> Result<Value> {
+pub(super) fn scale(x: &Value, factor: f64) -> Result<Value> {
     let kept = x.clone();
     Ok(Value::result((x.tensor() * factor)?, &[x], move |grad, gradients| {
         gradients.add(&kept, (grad * factor)?)
