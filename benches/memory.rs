@@ -29,7 +29,6 @@ fn memory(field: &str) -> f64 {
 }
 
 fn main() -> triplay::model::Result<()> {
-    allocator::keep_freed_memory();
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/qwen3-tiny");
     let tokenizer = Tokenizer::load(folder.as_ref(), None)?;
     let architecture =

@@ -263,7 +263,6 @@ fn update(name: &str, groups: usize, group: usize) -> triplay::model::Result<()>
 }
 
 fn main() -> triplay::model::Result<()> {
-    allocator::keep_freed_memory();
     configure_candle();
     let [small, middle, large] =
         [(64, 2), (128, 3), (256, 4)].map(|(hidden, layers)| Size { hidden, layers });

@@ -218,7 +218,20 @@ fn what_a_trainer_cannot_learn_from_is_refused_before_anything_runs() {
     space.write("step.yaml", &text);
     space.triplay(&["pipeline", "check", "step.yaml"]).fails(2, "must be of this machine, found owl of lab");
     space.write("triplay.yaml", "endpoints: { lab: { url: http://127.0.0.1:1, adress: x } }\n");
-    space.triplay(&["pipeline", "check", "step.yaml"]).fails(2, "triplay.yaml:1:");
+    space
+        .triplay(&["pipeline", "check", "step.yaml"])
+        .fails(2, "triplay.yaml:1:46: endpoint `lab` has no key `adress`");
+    for (entry, error) in [
+        ("5", "triplay.yaml:1:14: endpoint `lab` must be a map, found a whole number"),
+        ("{ command: 5 }", "`command` must be text, or a list of a program and its arguments"),
+        (
+            "{ url: http://127.0.0.1:1, budget: { tokens: 1e20 } }",
+            "`budget.tokens` must be a whole number from 0",
+        ),
+    ] {
+        space.write("triplay.yaml", &format!("endpoints: {{ lab: {entry} }}\n"));
+        space.triplay(&["pipeline", "check", "step.yaml"]).fails(2, error);
+    }
 }
 
 /// Attacks by a model that a server has, or that a path has.

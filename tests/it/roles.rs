@@ -120,6 +120,51 @@ fn what_nothing_takes_is_a_warning() {
     assert!(err.contains("warning: p.yaml:3:13: no stage is of the kind `judge`"), "{err}");
 }
 
+/// A pipeline with two roles and the stages `attacks` and `a`.
+fn with_roles(head: &str, stage: &str) -> String {
+    let roles = "roles:\n  calm: { sampling: { temperature: 0.2, max_new_tokens: 8 } }\n  loud: { sampling: { temperature: 0.2, max_new_tokens: 64 } }\n";
+    let attacks = "  attacks: { kind: generate, model: warmup.model, data: world.seeds, prompts: 4 }\n";
+    format!("pipeline: p\n{roles}{head}stages:\n{WORLD}{attacks}  a: {{ {stage} }}\n")
+}
+
+#[test]
+fn defenders_must_leave_one_sampling_to_their_stage() {
+    let space = Space::new();
+    let check = |roles: [&str; 2], sampling: &str| {
+        let [one, other] = roles.map(|role| format!("role: {role}, model: warmup.model, weight: 0.5"));
+        let models = format!("[{{ {one}, name: x }}, {{ {other}, name: y }}]");
+        let stage = format!("kind: respond, data: attacks, models: {models}, sampling: {sampling}");
+        space.write("p.yaml", &with_roles("", &stage));
+        space.triplay(&["pipeline", "check", "p.yaml"])
+    };
+    let differs =
+        "must have one `sampling.max_new_tokens` for all its entries, found 8 from the role `calm` and";
+    check(["calm", "loud"], "{ temperature: 0.5 }").fails(2, &format!("{differs} 64 from the role `loud`"));
+    check(["calm", "null"], "{ temperature: 0.5 }")
+        .fails(2, &format!("{differs} nothing from entries without a role"));
+    check(["calm", "loud"], "{ max_new_tokens: 16 }").ok();
+    check(["calm", "null"], "{ temperature: 0.5, max_new_tokens: 16 }").ok();
+}
+
+#[test]
+fn experts_and_arbiters_of_the_defaults_take_roles() {
+    let space = Space::new();
+    let show = |head: &str, stage: &str| {
+        space.write("p.yaml", &with_roles(head, stage));
+        space.triplay(&["pipeline", "show", "p.yaml", "a"]).ok().out
+    };
+    let safety =
+        "defaults: { vote: { experts: { safety: [{ role: calm, name: s, model: warmup.model }] } } }\n";
+    let vote =
+        "kind: vote, data: world.pairs, prompts: 4, experts: { utility: [{ name: u, model: warmup.model }] }";
+    let shown = show(safety, vote);
+    assert!(shown.contains("max_new_tokens: 8 "), "{shown}");
+    let judge = "defaults: { prefer: { by: { judge: { role: loud } } } }\n";
+    let prefer = "kind: prefer, by: { judge: { data: attacks, model: warmup.model, prompt: '{{ prompt }} {{ first }} {{ second }}' } }";
+    let shown = show(judge, prefer);
+    assert!(shown.contains("max_new_tokens: 64"), "{shown}");
+}
+
 #[test]
 fn the_pipelines_say_each_thing_once() {
     for (name, most) in [("quickstart", 130), ("huggingface", 200)] {

@@ -78,6 +78,11 @@ const CHANGES: &[(&str, &str, Option<&str>)] = &[
     ("matrix: { profile: [b, c] }", "matrix: { profile: b }", Some("/stages/others/matrix/profile")),
     ("steps: 60", "steps: many", Some("/stages/warmup/steps")),
     ("steps: 60", "steps: 1.5", Some("/stages/warmup/steps")),
+    // Without a value, a key leaves out what roles and defaults have.
+    ("steps: 60", "steps: null, timeout: null, retry: null", None),
+    ("data: world.sft\n", "data: null\n", None),
+    ("hidden: 32", "hidden: null", None),
+    ("kind: sandbox", "kind: sandbox, publish: null", Some("/stages/world/publish")),
     // Defaults may give it; whether they do is for `pipeline check`.
     ("steps: 60\n", "\n", None),
     ("seed: 5", "seed: 5\nroles: { attacker: { chat: true } }\ndefaults: { sft: { steps: 60 } }", None),

@@ -29,9 +29,6 @@ pub(crate) struct Shared {
     of_site: Vec<(Key, Tree)>,
 }
 
-/// Puts entries below those of a stage.
-type Fill<'f> = dyn Fn(&mut Tree, &[(Key, Tree)]) + 'f;
-
 /// The schemas of the keys of a map.
 type Schemas<'s> = BTreeMap<&'s str, &'s serde_json::Value>;
 
@@ -43,9 +40,6 @@ struct User {
     /// The keys of the role that some place has taken.
     taken: BTreeSet<String>,
 }
-
-/// The role of entries of a stage, `None` without one, and the keys of it that they leave to the stage.
-type OfEntries<'a> = (Option<&'a str>, Vec<(Key, Tree)>);
 
 /// Fills in what stages share, and notes what is used: by all ablations, as a role may be taken by only one of them.
 pub(crate) struct Filling<'a> {
@@ -132,7 +126,8 @@ impl<'a> Filling<'a> {
         if !places.is_empty() {
             let of_defaults = take(&mut defaults, ROLE);
             let role = take(&mut body, ROLE).or(of_defaults);
-            let mut of_entries: Vec<OfEntries> = Vec::new();
+            // The roles of entries, `None` for those without one, and the keys of each that they leave to the stage.
+            let mut of_entries: Vec<(Option<&str>, Tree)> = Vec::new();
             for (path, usual) in places {
                 let steps: Vec<&str> = path.split('.').filter(|step| !step.is_empty()).collect();
                 let of_defaults = take_entries(&mut defaults, &steps);
@@ -143,13 +138,14 @@ impl<'a> Filling<'a> {
                     let own = if steps.is_empty() { None } else { take(place, ROLE) };
                     let filled = self.chosen(own.as_ref().or(role.as_ref()), usual).and_then(|chosen| {
                         let (mut name, mut left) = (None, Vec::new());
+                        let at = place.at;
                         if let Some((key, typed)) = chosen {
                             let values = self.map(key, typed, substitution)?;
                             name = Some(key.name.as_str());
                             left = self.take_role(stage, (&key.name, values), place, &known, &keys, &of_kind);
                         }
                         if !steps.is_empty() && of_entries.iter().all(|(seen, _)| *seen != name) {
-                            of_entries.push((name, left));
+                            of_entries.push((name, Tree::new(Value::Map(left), at)));
                         }
                         Some(())
                     });
@@ -157,24 +153,25 @@ impl<'a> Filling<'a> {
                 });
                 found?;
             }
-            if of_entries.iter().any(|(_, left)| !left.is_empty()) {
-                let fill = |body: &mut Tree, left: &[(Key, Tree)]| {
-                    let left = Tree::new(Value::Map(left.to_vec()), body.at);
-                    put_below(body, &left);
-                };
-                self.agreed(stage, &body, &of_entries, &fill)?;
-                of_entries.iter().for_each(|(_, left)| fill(&mut body, left));
+            let with = |(role, left): &(Option<&'a str>, Tree)| {
+                let mut filled = body.clone();
+                put_below(&mut filled, left);
+                (*role, filled)
+            };
+            if of_entries.len() > 1 {
+                self.agree(stage, &of_entries.iter().map(with).collect::<Vec<_>>())?;
             }
+            of_entries.iter().for_each(|(_, left)| put_below(&mut body, left));
         }
         if let Value::Map(shared) = &mut defaults.value {
             shared.retain(|(key, _)| !COMMON_KEYS.contains(&key.name.as_str()));
         }
+        put_below(&mut body, &defaults);
         if let Value::Map(own) = &mut body.value {
             for entry in self.shared.of_site.iter().filter(|(key, _)| keys.contains_key(key.name.as_str())) {
                 of_kind.put_below(own, entry, None);
             }
         }
-        put_below(&mut body, &defaults);
         body.remove_left_out();
         Some(body)
     }
@@ -243,20 +240,18 @@ impl<'a> Filling<'a> {
         left
     }
 
-    /// Whether the roles of all entries give their stage the same, such as the `sampling` of all defenders. Reports an error if
-    /// not. What the stage has itself cannot differ.
-    fn agreed(&self, stage: &str, body: &Tree, of_entries: &[OfEntries], fill: &Fill) -> Option<()> {
-        let filled = of_entries.iter().map(|(role, left)| {
-            let mut filled = body.clone();
-            fill(&mut filled, left);
-            (role.map_or("entries without a role".to_owned(), |role| format!("the role `{role}`")), filled)
-        });
-        let filled: Vec<(String, Tree)> = filled.collect();
+    /// Reports an error unless a stage is the same with each of the roles of its entries, such as in its `sampling`. What it has
+    /// itself cannot differ.
+    fn agree(&self, stage: &str, filled: &[(Option<&str>, Tree)]) -> Option<()> {
+        let of = |role: Option<&str>| {
+            role.map_or("entries without a role".to_owned(), |role| format!("the role `{role}`"))
+        };
         let ((first, one), others) = filled.split_first()?;
         for (role, other) in others {
             if let Some((path, at, values)) = difference(one, other) {
                 let [one, other] =
                     values.map(|value| value.map_or("nothing".into(), |tree| tree.value.found()));
+                let (first, role) = (of(*first), of(*role));
                 let message = format!(
                     "{stage} must have one `{path}` for all its entries, found {one} from {first} and {other} from {role}"
                 );

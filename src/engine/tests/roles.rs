@@ -161,7 +161,7 @@ fn a_map_of_the_defaults_may_name_its_role() {
 
 #[test]
 fn a_key_without_a_value_leaves_out_what_is_shared_and_nothing_else() {
-    let head = "resources: { api: 4 }\nroles: { singer: { word: la, tone: { pitch: 2 } }, arbiter: { word: no } }\n\
+    let head = "resources: { api: 4 }\nroles: { singer: { word: la, tone: { pitch: 2 } }, arbiter: { word: no, tone: { pitch: 2 } } }\n\
                 defaults: { sing: { tone: { volume: 3 }, by: { judge: { name: d } }, timeout: 9, seed: 5, resources: { api: 2 } } }";
     let of = |stage: &str| {
         Space::new().load(&pipeline(head, stage), &[]).unwrap_or_else(|error| panic!("{error}"))
