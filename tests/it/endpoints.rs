@@ -223,7 +223,10 @@ fn what_a_trainer_cannot_learn_from_is_refused_before_anything_runs() {
         .fails(2, "triplay.yaml:1:46: endpoint `lab` has no key `adress`");
     for (entry, error) in [
         ("5", "triplay.yaml:1:14: endpoint `lab` must be a map, found a whole number"),
-        ("{ command: 5 }", "`command` must be text, or a list of a program and its arguments"),
+        (
+            "{ command: 5 }",
+            "`command` must be text for a shell, or a list with a program and its arguments, found 5",
+        ),
         (
             "{ url: http://127.0.0.1:1, budget: { tokens: 1e20 } }",
             "`budget.tokens` must be a whole number from 0",

@@ -79,7 +79,7 @@ const CHANGES: &[(&str, &str, Option<&str>)] = &[
     ("steps: 60", "steps: many", Some("/stages/warmup/steps")),
     ("steps: 60", "steps: 1.5", Some("/stages/warmup/steps")),
     // Without a value, a key leaves out what roles and defaults have.
-    ("steps: 60", "steps: null, timeout: null, retry: null", None),
+    ("steps: 60", "steps: null\n    timeout: null\n    retry: null", None),
     ("data: world.sft\n", "data: null\n", None),
     ("hidden: 32", "hidden: null", None),
     ("kind: sandbox", "kind: sandbox, publish: null", Some("/stages/world/publish")),
