@@ -143,7 +143,7 @@ fn log_softmax(hidden: &Tensor, weight: &Tensor, sharpness: f64) -> Result<Tenso
     shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(1)?.log()?)
 }
 
-/// See [`super::divergences`]: in f32, or f64 where the hidden states are.
+/// The divergence at each position, as [`super::compared_log_probabilities`] tells it: in f32, or f64 where the hidden states are.
 pub(super) fn divergences(hidden: [&Tensor; 2], weights: [&Tensor; 2], sharpness: f64) -> Result<Vec<f32>> {
     let tokens = hidden[0].dim(0)?;
     let block = block(weights[0].dim(0)?);
