@@ -78,7 +78,9 @@ fn the_diffs_of_the_guides_apply() {
 fn what_the_guides_add_compiles() {
     let workspace = tempfile::tempdir().unwrap();
     let there = |name: &str| -> PathBuf { workspace.path().join(name) };
-    for folder in ["src", "pipelines", "datasets", "examples", "benches", "tests/peers", "tests/it"] {
+    for folder in
+        ["src", "pipelines", "datasets", "examples", "benches", "trainers", "tests/peers", "tests/it"]
+    {
         copy_folder(&root().join(folder), &there(folder));
     }
     for file in ["Cargo.toml", "Cargo.lock", "README.md"] {
