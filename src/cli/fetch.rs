@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
-use hub::{Fetched, Hub, RemoteFile};
+use hub::{Fetched, Hub};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use output::{eprintln, one_line, println, several};
 
@@ -33,15 +33,15 @@ pub(crate) fn fetch(args: &FetchArgs) -> anyhow::Result<()> {
     let files = repository.selected(&args.include)?;
     let name = repository.name.rsplit('/').next().unwrap_or_default();
     let out = args.out.clone().unwrap_or_else(|| Path::new("models").join(name));
-    let bytes = |files: &[&RemoteFile]| ByteSize(files.iter().map(|file| file.content.bytes()).sum());
+    let bytes = files.iter().map(|file| file.content.bytes()).sum();
     eprintln!(
         "{} at {}: {}, {}",
         repository.name,
         repository.commit,
         several(files.len(), "file"),
-        bytes(&files).display().si()
+        ByteSize(bytes).display().si()
     );
-    let bar = bar(files.iter().map(|file| file.content.bytes()).sum());
+    let bar = bar(bytes);
     let mut before = 0;
     for file in &files {
         bar.set_message(one_line(&file.path).into_owned());

@@ -1,6 +1,6 @@
-//! The answers of a node, kept as they come, by the digest of what was asked: the next try goes on where this one ended. A sealed
-//! line an answer, and one for each failure that took tokens, in one file that grows by appending. A process that is killed loses no answer that was appended, a machine
-//! that loses power at most those of the last 100 ms.
+//! The answers of a node, kept as they come, by the digest of what was asked: the next try goes on where this one ended. Each answer
+//! is a sealed line, and so is each failure that took tokens, in one file that grows by appending. A process that is killed loses no
+//! answer that was appended, a machine that loses power at most those of the last 100 ms.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, Permissions};

@@ -34,8 +34,9 @@ pub struct ServedModel {
 /// The beginning of a node's record.
 #[derive(Deserialize)]
 struct Head {
+    /// Those of a server, and of others that the node asked, such as a trainer.
     #[serde(default)]
-    served: Vec<Facts>,
+    served: Vec<serde_json::Value>,
 }
 
 /// What a record keeps of a server.
@@ -65,7 +66,9 @@ impl Run {
             // The beginning of the record ends before its last member.
             let head: Option<Head> =
                 store.record(&node.key, |head| serde_json::from_slice(&[head, b"}"].concat()).ok());
-            for (index, facts) in head.into_iter().flat_map(|head| head.served).enumerate() {
+            let mut asked = BTreeSet::new();
+            let of_servers = head.into_iter().flat_map(|head| head.served);
+            for facts in of_servers.filter_map(|facts| serde_json::from_value::<Facts>(facts).ok()) {
                 let model = if facts.adapter.is_some() { String::new() } else { facts.model };
                 let entry = all.entry((facts.endpoint.clone(), model.clone()));
                 let entry = entry.or_insert_with(|| ServedModel {
@@ -87,7 +90,7 @@ impl Run {
                 if facts.adapter.is_none() {
                     entry.answered.extend(facts.answered.into_keys());
                 }
-                entry.nodes += usize::from(index == 0);
+                entry.nodes += usize::from(asked.insert((entry.endpoint.clone(), entry.model.clone())));
                 entry.requests += facts.requests;
                 entry.retries += facts.retries;
                 entry.prompt_tokens += facts.prompt_tokens;

@@ -171,10 +171,8 @@ struct Worker {
 impl Worker {
     fn work(&mut self) {
         loop {
-            if self.lanes.iter().all(|lane| lane.batch.is_empty() && lane.waiting.is_empty())
-                && self.embeddings.is_empty()
-            {
-                self.leave_unloaded();
+            self.leave_unloaded();
+            if self.lanes.iter().all(Lane::is_idle) && self.embeddings.is_empty() {
                 match self.jobs.recv() {
                     Ok(job) => self.take(job),
                     Err(_) => return,
@@ -190,10 +188,7 @@ impl Worker {
 
     /// Models that were unloaded and have no rows left leave the memory.
     fn leave_unloaded(&mut self) {
-        self.lanes.retain(|lane| {
-            let is_idle = lane.batch.is_empty() && lane.waiting.is_empty();
-            !is_idle || Arc::strong_count(&lane.served) > 1
-        });
+        self.lanes.retain(|lane| !lane.is_idle() || Arc::strong_count(&lane.served) > 1);
     }
 
     fn take(&mut self, job: Job) {
@@ -228,7 +223,6 @@ impl Worker {
     /// One round: clients that have gone, new rows, a token for each row, some embeddings.
     fn turn(&mut self) {
         let metrics = self.metrics.clone();
-        self.leave_unloaded();
         for lane in &mut self.lanes {
             let is_gone = |active: &Active| active.new.reply.is_closed();
             let before = lane.waiting.len();
@@ -329,6 +323,10 @@ impl Worker {
 }
 
 impl Lane {
+    fn is_idle(&self) -> bool {
+        self.batch.is_empty() && self.waiting.is_empty()
+    }
+
     /// Reads the prompts of rows, which then draw tokens.
     fn join(&mut self, joining: Vec<Active>, metrics: &Metrics) {
         let served = self.served.clone();

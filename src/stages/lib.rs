@@ -21,6 +21,7 @@ mod rollouts;
 mod rows;
 mod sandbox;
 mod sft;
+mod site;
 mod tokenizer;
 mod trainer;
 mod trial;
@@ -41,7 +42,7 @@ pub fn registry() -> Registry {
     Registry::default()
         .with_numerics(numerics)
         .with_endpoints(asking::check_endpoint)
-        .with_trainers(trainer::check_trainer, trainer::check_torch)
+        .with_trainers::<trainer::TrainedBy, _>(trainer::check_torch)
         .with::<sandbox::Sandbox>()
         .with::<tokenizer::Tokenizer>()
         .with::<sft::Sft>()

@@ -261,7 +261,6 @@ fn launch(config: &Config, python: &str, devices: &[String], folder: &Path) -> i
 
 /// A new folder in a folder.
 fn own_folder(folder: &Path) -> io::Result<PathBuf> {
-    std::fs::create_dir_all(folder)?;
     let folder = std::path::absolute(folder)?;
     let mut number = 1;
     loop {

@@ -10,7 +10,7 @@ use serde_json::json;
 use triplay::data::{self, AttackRow, MetricRow, VerdictRow};
 
 use self::scripted::{Say, Scripted, models, ok};
-use crate::space::{Seen, Space};
+use crate::space::{Seen, Space, WARMUP};
 
 #[path = "../../src/endpoint/scripted.rs"]
 mod scripted;
@@ -136,19 +136,7 @@ fn a_game_whose_roles_are_all_behind_a_server_has_the_same_outputs_to_the_byte()
 }
 
 /// A game of one step: attacks through the server, and an update on them.
-const STEP: &str = "pipeline: step
-seed: 3
-stages:
-  world: { kind: sandbox, sft: 300, sft_others: 50, benchmark: 8, pairs: 8, benign: 1 }
-  vocabulary: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
-  warmup:
-    kind: sft
-    data: world.sft
-    tokenizer: vocabulary
-    init: { hidden: 32, layers: 1, heads: 2, positions: 96 }
-    steps: 30
-    lr: 1e-2
-  attacks: { kind: generate, model: ATTACKER, data: world.seeds, prompts: 8, group: 4, sampling: SAMPLING }
+const STEP: &str = "  attacks: { kind: generate, model: ATTACKER, data: world.seeds, prompts: 8, group: 4, sampling: SAMPLING }
   rewards: { kind: reward, data: attacks, terms: [{ overlong: { free: 2, longest: 12 } }] }
   update: { kind: update, model: warmup.model, data: rewards, lora: { rank: 4 }, GUARDSalgorithm: { grpo: { lr: 1, kl: 0 } } }
   before: { kind: generate, model: { endpoint: lab, load: warmup.model }, data: world.seeds, prompts: 4, seed: 9, sampling: { max_new_tokens: 12 } }
@@ -157,7 +145,8 @@ stages:
 ";
 
 fn step(attacker: &str, sampling: &str, guards: &str) -> String {
-    STEP.replace("ATTACKER", attacker).replace("SAMPLING", sampling).replace("GUARDS", guards)
+    let stages = STEP.replace("ATTACKER", attacker).replace("SAMPLING", sampling).replace("GUARDS", guards);
+    format!("pipeline: step\n{WARMUP}{stages}")
 }
 
 /// A dataset of a run.
@@ -335,20 +324,12 @@ fn a_managed_server_is_started_where_it_is_needed_and_ends_with_the_run_and_with
 }
 
 /// A small world and a model of it that is trained here.
-const TRAINED: &str = "pipeline: trained
-seed: 3
-stages:
-  world: { kind: sandbox, sft: 300, sft_others: 50, benchmark: 8, pairs: 8, benign: 1 }
-  vocabulary: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
-  warmup:
-    kind: sft
-    data: world.sft
-    tokenizer: vocabulary
-    init: { hidden: 32, layers: 1, heads: 2, positions: 96 }
-    steps: 30
-    lr: 1e-2
-  attacks: { kind: generate, model: warmup.model, data: world.seeds, prompts: 8, group: 4, sampling: { max_new_tokens: 12 } }
-";
+fn trained() -> String {
+    let sampling = "sampling: { max_new_tokens: 12 }";
+    format!(
+        "pipeline: trained\n{WARMUP}  attacks: {{ kind: generate, model: warmup.model, data: world.seeds, prompts: 8, group: 4, {sampling} }}\n"
+    )
+}
 
 #[test]
 fn rows_of_an_adapter_at_a_managed_server_are_kept_over_kill_9() {
@@ -362,7 +343,7 @@ fn rows_of_an_adapter_at_a_managed_server_are_kept_over_kill_9() {
          generate, model: {{ endpoint: lab, load: update.model }}, data: world.seeds, prompts: {rows_asked}, seed: 9, sampling: {{ \
          max_new_tokens: 12 }} }}\n"
     );
-    space.write("adapted.yaml", &(TRAINED.to_owned() + &more));
+    space.write("adapted.yaml", &(trained() + &more));
     let kept = || -> usize {
         let nodes = fs::read_dir(space.path(".triplay/unfinished")).into_iter().flatten().flatten();
         let journal = nodes.map(|node| node.path().join("content/answers.jsonl"));
@@ -396,7 +377,7 @@ fn a_stated_mass_holds_for_a_judge_behind_a_server_at_every_temperature() {
     let responses = "  responses: { kind: respond, data: attacks, models: [{ model: warmup.model }], sampling: { max_new_tokens: 12 } }\n";
     let (here, served) =
         (judge("here", "warmup.model"), judge("served", "{ endpoint: lab, load: warmup.model }"));
-    space.write("masses.yaml", &format!("{TRAINED}{responses}{here}{served}"));
+    space.write("masses.yaml", &format!("{}{responses}{here}{served}", trained()));
     space.triplay(&["pipeline", "run", "masses.yaml"]).ok();
     let verdicts = |name: &str| -> Vec<VerdictRow> { rows(&space, &format!("latest:{name}")) };
     let (here, served) = (verdicts("here"), verdicts("served"));
@@ -436,7 +417,7 @@ fn log_probabilities_of_another_temperature_are_not_taken_and_what_is_too_long_t
             "  served: {{ kind: generate, model: {{ endpoint: lab, load: warmup.model }}, data: world.seeds, prompts: 4, sampling: {{ \
              max_new_tokens: 12, temperature: {temperature} }} }}\n"
         );
-        space.write("sampled.yaml", &format!("{TRAINED}{stage}"));
+        space.write("sampled.yaml", &(trained() + &stage));
         space.triplay(&["pipeline", "run", "sampled.yaml"])
     };
     site(", trust_logprobs: true");
@@ -453,7 +434,7 @@ fn log_probabilities_of_another_temperature_are_not_taken_and_what_is_too_long_t
     let judge = "  responses: { kind: respond, data: attacks, models: [{ model: warmup.model }], sampling: { max_new_tokens: 12 } }\n  \
                  served: { kind: judge, data: responses, model: { endpoint: lab, load: warmup.model }, too_long: skip, labels: { \
                  choice: { negative: negative, rejective: rejective, positive: positive } } }\n";
-    space.write("judged.yaml", &format!("{TRAINED}{judge}"));
+    space.write("judged.yaml", &(trained() + judge));
     let seen = space.triplay(&["pipeline", "run", "judged.yaml"]).ok();
     assert!(seen.err.contains("too long to ask"), "{}", seen.err);
     let verdicts: Vec<VerdictRow> = rows(&space, "latest:served");

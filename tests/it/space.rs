@@ -23,6 +23,20 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
+/// The beginning of a pipeline: a small world, and `warmup`, a model of it that is trained in a moment and ends the text.
+pub(crate) const WARMUP: &str = "seed: 3
+stages:
+  world: { kind: sandbox, sft: 300, sft_others: 50, benchmark: 8, pairs: 8, benign: 1 }
+  vocabulary: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
+  warmup:
+    kind: sft
+    data: world.sft
+    tokenizer: vocabulary
+    init: { hidden: 32, layers: 1, heads: 2, positions: 96 }
+    steps: 30
+    lr: 1e-2
+";
+
 /// Exit code and output of a finished program.
 pub(crate) struct Seen {
     pub code: Option<i32>,

@@ -6,26 +6,19 @@ use std::os::unix::fs::PermissionsExt;
 
 use triplay::data::{self, MetricRow};
 
-use crate::space::{Seen, Space};
+use crate::space::{Seen, Space, WARMUP};
 
-/// A game of one step.
-const STEP: &str = "pipeline: step
-seed: 3
-stages:
-  world: { kind: sandbox, sft: 300, sft_others: 50, benchmark: 8, pairs: 8, benign: 1 }
-  vocabulary: { kind: tokenizer, data: world.vocabulary, algorithm: word_level }
-  warmup:
-    kind: sft
-    data: world.sft
-    tokenizer: vocabulary
-    init: { hidden: 32, layers: 1, heads: 2, positions: 96 }
-    steps: 30
-    lr: 1e-2
-    trainer: here
+/// A game of one step, after [`WARMUP`].
+const STEP: &str = "    trainer: here
   attacks: { kind: generate, model: warmup.model, data: world.seeds, prompts: 4, group: 4, sampling: { max_new_tokens: 12 } }
   rewards: { kind: reward, data: attacks, terms: [{ overlong: { free: 2, longest: 12 } }] }
   update: { kind: update, model: warmup.model, data: rewards, lora: { rank: 4 }, MORE algorithm: { grpo: { lr: 1e-3, kl: 0.1 } } }
 ";
+
+/// The pipeline, with more keys of its update.
+fn step(more: &str) -> String {
+    format!("pipeline: step\n{WARMUP}{}", STEP.replace("MORE ", more))
+}
 
 /// A worker that says HELLO, and answers to each job with REPLY. Its words are those of `python -u -m triplay_torch JOBS ANSWERS …`.
 const WORKER: &str = r#"#!/bin/sh
@@ -67,7 +60,7 @@ fn run(space: &Space, more: &[&str]) -> Seen {
 /// A folder with a pipeline whose step was computed here, and the model after it in the folder `here`.
 fn computed_here() -> (Space, String) {
     let space = Space::new();
-    space.write("step.yaml", &STEP.replace("MORE ", ""));
+    space.write("step.yaml", &step(""));
     let summary = run(&space, &[]).json();
     let digest = space.digests(&summary)["update.model"].clone();
     space.triplay(&["data", "get", "latest:update.model", "-o", "here"]).ok();
@@ -83,7 +76,7 @@ fn workers(space: &Space) -> Vec<String> {
 fn a_worker_computes_steps_that_are_recorded_like_our_own_and_it_is_started_once() {
     let (space, digest) = computed_here();
     worker(&space, HELLO, &done(GOOD));
-    let matrix = STEP.replace("MORE ", "matrix: { seeds: [1, 2, 3] }, ");
+    let matrix = step("matrix: { seeds: [1, 2, 3] }, ");
     space.write("step.yaml", &matrix);
     let seen = run(&space, &[]);
     let summary = seen.json();
@@ -117,10 +110,10 @@ fn the_default_trainer_stays_out_of_the_key_and_the_site_may_give_another() {
     let (space, _) = computed_here();
     let ran = |more: &[&str]| run(&space, more).json()["ran"].clone();
     space.write("here.yaml", "{}");
-    space.write("step.yaml", &STEP.replace("MORE ", "trainer: here, "));
+    space.write("step.yaml", &step("trainer: here, "));
     assert_eq!(ran(&["--site", "here.yaml"]), 0, "as if nothing were written");
     assert_eq!(ran(&[]), 0, "what a stage says counts more than the site");
-    space.write("step.yaml", &STEP.replace("MORE ", ""));
+    space.write("step.yaml", &step(""));
     let shown = |more: &[&str]| {
         let args = [&["pipeline", "show", "step.yaml", "update"], more].concat();
         let shown = space.triplay(&args).ok().out;
@@ -233,7 +226,7 @@ fn a_guard_is_decided_on_the_workers_report_and_its_step_is_discarded() {
     let guards = "guards: { kl: 5, previous: other.model }, ";
     let other =
         "  other: { kind: sft, data: world.sft, model: warmup.model, steps: 1, lr: 1e-9, trainer: here }\n";
-    space.write("step.yaml", &(STEP.replace("MORE ", guards) + other));
+    space.write("step.yaml", &(step(guards) + other));
     let seen = run(&space, &[]);
     assert!(seen.err.contains("halted: kl 9 above 5"), "{}", seen.err);
     let digests = space.digests(&seen.json());
@@ -248,7 +241,7 @@ fn a_guard_is_decided_on_the_workers_report_and_its_step_is_discarded() {
 fn a_worker_that_takes_too_long_ends_with_its_step() {
     let (space, _) = computed_here();
     worker(&space, HELLO, "sleep 600");
-    space.write("step.yaml", &STEP.replace("MORE ", "timeout: 2s, retry: 0, "));
+    space.write("step.yaml", &step("timeout: 2s, retry: 0, "));
     run(&space, &[]).fails(1, "timed out after 2s");
     let alive =
         |id: &String| std::process::Command::new("kill").args(["-0", id]).output().unwrap().status.success();

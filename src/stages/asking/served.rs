@@ -14,6 +14,7 @@ use super::ReadyPrompt;
 use super::here::InProcess;
 use super::sampler::{Choosing, Rendered, Report, Sampled, Sampler, Selected};
 use crate::artifact::{self, AskedModel};
+use crate::site;
 use endpoint::{
     Asking, Choose, Config, Embed, Endpoint, Journal, LogprobsMode, Model, Needs, Progress, Prompt, Question,
     Score,
@@ -56,14 +57,6 @@ pub(crate) fn check_endpoint(config: &Config) -> Result<(), CheckError> {
     }
 }
 
-fn read(entry: &serde_json::Value) -> Result<Config, CheckError> {
-    serde_path_to_error::deserialize(entry).map_err(|error| {
-        let path = error.path().to_string();
-        let path = if path == "." { String::new() } else { path };
-        CheckError::at(path, error.into_inner())
-    })
-}
-
 impl Served {
     /// Prepares to ask through an endpoint; `here` is the model in this process if the server is told to load it.
     pub(super) fn new(
@@ -74,8 +67,7 @@ impl Served {
         arguments: Arguments,
         skips_too_long: bool,
     ) -> anyhow::Result<Served> {
-        let config =
-            read(endpoint.entry).map_err(|error| anyhow::anyhow!("{}: {}", error.path, error.message))?;
+        let config: Config = site::read(&format!("endpoint `{}`", endpoint.name), endpoint.entry)?;
         let artifact = context.input(model)?;
         let loaded = |here| -> anyhow::Result<Loaded> {
             let (folder, digest) = (artifact.path.clone(), artifact.digest);

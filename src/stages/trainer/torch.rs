@@ -8,8 +8,9 @@ use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 use torch::{Batch, Config, Wanted};
 
-use super::{Torch, TorchDtype, TrainedBy, read};
+use super::{Torch, TorchDtype, TrainedBy};
 use crate::artifact::{self, Model};
+use crate::site;
 use engine::{CheckError, Context, Input};
 use grpo::{PairReport, StepGuard, StepReport};
 use model::{Checkpoint, LoraConfig, Params};
@@ -76,10 +77,8 @@ pub(crate) struct Computed {
 
 /// Has the worker take the steps.
 pub(crate) fn steps(context: &mut Context, settings: &Torch, job: Job) -> anyhow::Result<Computed> {
-    let config = context.torch().map(read::<Config>).transpose();
-    let config = config
-        .map_err(|error| anyhow::anyhow!("torch.{}: {}", error.path, error.message))?
-        .unwrap_or_default();
+    let config: Option<Config> = context.torch().map(|torch| site::read("torch", torch)).transpose()?;
+    let config = config.unwrap_or_default();
     let model = &job.trained.config;
     job.batch.check(model.vocab_size, model.positions).map_err(anyhow::Error::msg)?;
     let folder = context.scratch();
